@@ -1,0 +1,174 @@
+"""Bytes: stream ids, event states, row digests and seals. One place knows each format.
+
+Invariant: the same fact gives the same bytes, on any machine, for ever. Stream id = UUIDv8:
+the time prefix of the client's UUIDv7 or ULID when the id is one (new rows land at the
+index's right edge), then a hash of (kind, book, id); the full id is stored in the state and
+compared by the reader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import uuid
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import msgspec
+
+from ledger import events
+
+TOPIC_PREFIX = "ledger.recorded:"
+ZERO_SEAL = b"\x00" * 32
+encode_state = msgspec.json.Encoder().encode
+
+_CROCKFORD = {c: i for i, c in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
+_DECODERS: dict[str, msgspec.json.Decoder[events.LedgerEvent]] = {
+    TOPIC_PREFIX + cls.__name__: msgspec.json.Decoder(cls)
+    for cls in events.LedgerEvent.__args__
+}
+TOPIC_OF: dict[type, bytes] = {
+    cls: (TOPIC_PREFIX + cls.__name__).encode() for cls in events.LedgerEvent.__args__
+}
+
+
+class Row(NamedTuple):
+    """A row of the event log on its way in: ids and digest are not there yet."""
+
+    stream_id: bytes
+    version: int
+    topic: bytes
+    state: bytes
+
+
+def _time_prefix(text: str) -> bytes | None:
+    """Return the 48-bit millisecond prefix of a UUIDv7 or ULID, else None."""
+    if len(text) == 36 and text[14] == "7" and text[8] == text[13] == text[18] == "-":
+        try:
+            return bytes.fromhex(text[:8] + text[9:13])
+        except ValueError:
+            return None
+    if len(text) == 26:
+        try:
+            value = 0
+            for character in text[:10].upper():
+                value = value << 5 | _CROCKFORD[character]
+            return (value & 0xFFFFFFFFFFFF).to_bytes(6, "big")
+        except KeyError:
+            return None
+    return None
+
+
+def stream_bytes(kind: str, book_id: str, identifier: str) -> bytes:
+    """Return the 16 bytes of a stream's UUIDv8; `kind` is account, operation or book."""
+    digest = hashlib.sha256(f"{kind}\x00{book_id}\x00{identifier}".encode()).digest()
+    head = (_time_prefix(identifier) if kind == "operation" else None) or digest[16:22]
+    return (
+        head
+        + bytes((0x80 | digest[0] & 0x0F, digest[1], 0x80 | digest[2] & 0x3F))
+        + digest[3:10]
+    )
+
+
+def operation_stream(book_id: str, operation_id: str) -> bytes:
+    """Return the stream id of an operation or account command."""
+    return stream_bytes("operation", book_id, operation_id)
+
+
+@lru_cache(maxsize=200_000)
+def account_stream(book_id: str, number: str) -> bytes:
+    """Return the stream id of an account."""
+    return stream_bytes("account", book_id, number)
+
+
+def book_stream(book_id: str) -> bytes:
+    """Return the stream id of a book's own events."""
+    return stream_bytes("book", book_id, book_id)
+
+
+def stream_uuid(stream_id: bytes) -> uuid.UUID:
+    """Return the UUID that the database shows for a stream id."""
+    return uuid.UUID(bytes=stream_id)
+
+
+def row_of(stream_id: bytes, version: int, event: events.LedgerEvent) -> Row:
+    """Encode an event as a row of the log."""
+    return Row(stream_id, version, TOPIC_OF[type(event)], encode_state(event))
+
+
+def decode_event(topic: str, state: bytes) -> events.LedgerEvent:
+    """Decode a stored ledger event, upcasting older schema versions.
+
+    Raises `msgspec.ValidationError`/`DecodeError` for bytes that are no such event and
+    `KeyError` for a topic that is not the ledger's.
+    """
+    return _DECODERS[topic].decode(state)
+
+
+def digest_of(notification_id: int, row: Row) -> bytes:
+    """Return the SHA-256 of everything a row of the log says."""
+    return hashlib.sha256(
+        struct.pack(">q16sq", notification_id, row.stream_id, row.version)
+        + row.topic
+        + b"\x00"
+        + row.state
+    ).digest()
+
+
+class Seal(NamedTuple):
+    """One commit's link in the chain. `totals`: currency → (operations, amount), cumulative."""
+
+    first_id: int
+    last_id: int
+    book_id: str
+    booked_at: str
+    totals: str
+    previous: bytes
+    seal: bytes
+
+
+def totals_text(totals: dict[str, tuple[int, int]]) -> str:
+    """Write totals canonically: currencies sorted, no white space."""
+    return json.dumps(totals, sort_keys=True, separators=(",", ":"))
+
+
+def seal_of(
+    *,
+    previous: bytes,
+    first_id: int,
+    book_id: str,
+    booked_at: str,
+    totals: str,
+    digests: Sequence[bytes],
+) -> Seal:
+    """Return the seal over a commit: H(previous, first id, count, who, totals, H(digests))."""
+    inner = hashlib.sha256(b"".join(digests)).digest()
+    head = f"{first_id}\x00{len(digests)}\x00{book_id}\x00{booked_at}\x00{totals}\x00".encode()
+    seal = hashlib.sha256(previous + head + inner).digest()
+    last_id = first_id + len(digests) - 1
+    return Seal(first_id, last_id, book_id, booked_at, totals, previous, seal)
+
+
+_HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
+_TRAILER = struct.pack(">h", -1)
+
+
+def copy_bytes(first_id: int, rows: Sequence[Row], digests: Sequence[bytes]) -> bytes:
+    """Pack rows as PostgreSQL binary COPY: uuid, int8, text, bytea, int8, bytea."""
+    pack_head = struct.Struct(">hi16siqi").pack
+    pack_int = struct.Struct(">i").pack
+    pack_tail = struct.Struct(">iqi32s").pack
+    parts = [_HEADER]
+    add = parts.append
+    position = first_id
+    for (stream_id, version, topic, state), digest in zip(rows, digests, strict=True):
+        add(pack_head(6, 16, stream_id, 8, version, len(topic)))
+        add(topic)
+        add(pack_int(len(state)))
+        add(state)
+        add(pack_tail(8, position, 32, digest))
+        position += 1
+    add(_TRAILER)
+    return b"".join(parts)
