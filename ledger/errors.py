@@ -55,6 +55,7 @@ class RejectionReason(StrEnum):
     ACCOUNT_BLOCKED = "account_blocked"
     ACCOUNT_RECEIVE_ONLY = "account_receive_only"
     ACCOUNT_PARTIAL_STOP = "account_partial_stop"
+    HOLD_ON_DEBIT_ACCOUNT = "hold_on_debit_account"
     HOLD_EXISTS = "hold_exists"
     UNKNOWN_HOLD = "unknown_hold"
     HOLD_EXPIRY_PAST = "hold_expiry_past"

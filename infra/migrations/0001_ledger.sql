@@ -131,6 +131,8 @@ CREATE TABLE ledger.limits (
     used_date      date,
     used_amount    bigint NOT NULL,
     used_count     bigint NOT NULL,
+    used_operation text,
+    used_operation_amount bigint NOT NULL,
     CONSTRAINT limits_pkey PRIMARY KEY (account_id, business_type)
 );
 
