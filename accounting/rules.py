@@ -1,0 +1,264 @@
+"""From one operation to its vouchers: the only place where double entry is made.
+
+Invariant: each leg that moves money becomes exactly one line on its account's subject and
+on its own side, or the operation is parked. So a controlled subject equals the sum of its
+ledger accounts by construction. Same operation and same ruleset give the same outcome, for
+ever: no clock, no I/O, no randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+from accounting.rule_document import Rule
+from accounting.ruleset import AmountStep, PostingPlan, Ruleset, TakeStep
+from accounting.ruleset_errors import RuleError
+from accounting.ruleset_files import load_ruleset
+from accounting.voucher import Voucher, VoucherLine, currency_differences, voucher_id_of
+from ledger.events import MOVEMENT_KINDS, BookedLeg, OperationBooked
+from ledger.money import AMOUNT_MAX
+
+__all__ = [
+    "NonPosting",
+    "Parked",
+    "ParkedReason",
+    "Rule",
+    "RuleError",
+    "Ruleset",
+    "Vouchered",
+    "load_ruleset",
+    "voucher_for",
+]
+
+SumsByName = dict[str, dict[str, int]]
+
+
+class ParkedReason(StrEnum):
+    """Why an operation has no voucher yet, in the order in which they are looked for."""
+
+    NO_RULE = "no_rule"
+    UNKNOWN_CURRENCY = "unknown_currency"
+    UNMAPPED_SUBJECT = "unmapped_subject"
+    SUBJECT_NOT_POSTABLE = "subject_not_postable"
+    MISSING_NAMED_AMOUNT = "missing_named_amount"
+    UNKNOWN_NAMED_AMOUNT = "unknown_named_amount"
+    LEG_NOT_COVERED = "leg_not_covered"
+    LEG_COVERED_TWICE = "leg_covered_twice"
+    NON_POSTING_MOVES_MONEY = "non_posting_moves_money"
+    AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
+    NOTHING_TO_POST = "nothing_to_post"
+    UNBALANCED = "unbalanced"
+    CLOSED_PERIOD = "closed_period"
+
+
+class Parked(msgspec.Struct, frozen=True, gc=False):
+    """The operation waits for a person: the first reason that applies, and what it met."""
+
+    reason: ParkedReason
+    detail: str
+
+
+class NonPosting(msgspec.Struct, frozen=True, gc=False):
+    """The rule declares that there is nothing to post, or nothing was left to post."""
+
+    rule_id: str
+    ruleset_hash: str
+
+
+Vouchered = tuple[Voucher, ...]
+
+
+def voucher_for(
+    operation: OperationBooked,
+    ruleset: Ruleset,
+    *,
+    accounting_date: str | None = None,
+    closed_through: str | None = None,
+) -> Vouchered | NonPosting | Parked:
+    """Make the vouchers of one operation, or say why there are none.
+
+    The rule is the one effective on the operation's business date. `accounting_date` is the
+    open day when a parked operation is repaired after the cut (default: the business date);
+    an accounting date up to `closed_through` is parked as `closed_period`.
+    """
+    plan = ruleset.plan_on(operation.business_type, operation.business_date)
+    if plan is None:
+        detail = f"{operation.business_type} on {operation.business_date}"
+        return Parked(ParkedReason.NO_RULE, detail)
+    moves = [leg for leg in operation.legs if leg.kind in MOVEMENT_KINDS]
+    if plan.rule.non_posting:
+        return _non_posting_moved(moves) or NonPosting(plan.rule.rule_id, ruleset.hash)
+    parked = _refused(operation, moves, plan, ruleset)
+    if parked is not None:
+        return parked
+    taken, sums = _taken(operation, moves, plan)
+    bodies = _bodies(plan, taken, sums, ruleset.chart.off_balance)
+    if isinstance(bodies, Parked):
+        return bodies
+    if not bodies:
+        if plan.rule.must_post:
+            return Parked(ParkedReason.NOTHING_TO_POST, f"rule {plan.rule.rule_id}")
+        return NonPosting(plan.rule.rule_id, ruleset.hash)
+    date = accounting_date or operation.business_date
+    if closed_through is not None and date <= closed_through:
+        return Parked(ParkedReason.CLOSED_PERIOD, f"{date} is closed through {closed_through}")
+    book_id, source_id = operation.book_id, operation.operation_id
+    return tuple(
+        Voucher(
+            voucher_id_of(book_id, source_id, ordinal),
+            book_id,
+            source_id,
+            ordinal,
+            date,
+            operation.business_type,
+            plan.rule.rule_id,
+            ruleset.hash,
+            lines,
+        )
+        for ordinal, lines in enumerate(bodies, 1)
+    )
+
+
+def _non_posting_moved(moves: Sequence[BookedLeg]) -> Parked | None:
+    """Refuse to declare non-posting what changes a subject's balance."""
+    net: dict[tuple[str, str], int] = {}
+    for leg in moves:
+        key = leg.subject, leg.currency
+        signed_minor = leg.amount_minor if leg.kind == "credit" else -leg.amount_minor
+        net[key] = net.get(key, 0) + signed_minor
+    for (subject, currency), minor in sorted(net.items()):
+        if minor:
+            detail = f"subject {subject} moves by {minor} {currency}"
+            return Parked(ParkedReason.NON_POSTING_MOVES_MONEY, detail)
+    return None
+
+
+def _refused(
+    operation: OperationBooked, moves: Sequence[BookedLeg], plan: PostingPlan, ruleset: Ruleset
+) -> Parked | None:
+    """Look for what makes the operation impossible to post, in the order of the reasons."""
+    amounts = operation.amounts
+    for currency in [leg.currency for leg in moves] + [a.currency for a in amounts.values()]:
+        if currency not in ruleset.currencies:
+            return Parked(ParkedReason.UNKNOWN_CURRENCY, currency)
+    chart = ruleset.chart
+    for leg in moves:
+        if leg.subject not in chart.subjects:
+            return Parked(ParkedReason.UNMAPPED_SUBJECT, _leg_text(leg))
+    for leg in moves:
+        if leg.subject not in chart.leaves:
+            return Parked(ParkedReason.SUBJECT_NOT_POSTABLE, _leg_text(leg))
+    for name in plan.required:
+        if name not in amounts:
+            return Parked(ParkedReason.MISSING_NAMED_AMOUNT, name)
+    for name in sorted(amounts):
+        if name not in plan.rule.amounts:
+            return Parked(ParkedReason.UNKNOWN_NAMED_AMOUNT, name)
+    wanted = [(leg, _buckets_of(leg, plan, ruleset)) for leg in moves]
+    for leg, buckets in wanted:
+        if not buckets:
+            return Parked(ParkedReason.LEG_NOT_COVERED, _leg_text(leg))
+    for leg, buckets in wanted:
+        if len(buckets) > 1:
+            return Parked(ParkedReason.LEG_COVERED_TWICE, _leg_text(leg))
+    return None
+
+
+def _buckets_of(leg: BookedLeg, plan: PostingPlan, ruleset: Ruleset) -> tuple[int, ...]:
+    """Find the takes that want a leg; one redirected to suspense counts as its intention."""
+    found = plan.buckets.get((leg.kind, leg.subject))
+    if found is not None:
+        return found
+    redirected = leg.intended_account is not None
+    if redirected and leg.subject == ruleset.chart.settings.suspense_subject:
+        return plan.redirected.get(leg.kind, ())
+    return ()
+
+
+def _taken(
+    operation: OperationBooked, moves: Sequence[BookedLeg], plan: PostingPlan
+) -> tuple[list[list[BookedLeg]], SumsByName]:
+    """Put each leg into its bucket and add up every name per currency."""
+    taken: list[list[BookedLeg]] = [[] for _ in plan.names]
+    sums: SumsByName = {
+        name: {amount.currency: amount.amount_minor} for name, amount in operation.amounts.items()
+    }
+    for leg in moves:
+        bucket = (
+            plan.buckets.get((leg.kind, leg.subject)) or plan.redirected[leg.kind]
+        )[0]
+        taken[bucket].append(leg)
+        name = plan.names[bucket]
+        if name is not None:
+            total = sums.setdefault(name, {})
+            total[leg.currency] = total.get(leg.currency, 0) + leg.amount_minor
+    return taken, sums
+
+
+def _bodies(
+    plan: PostingPlan,
+    taken: Sequence[Sequence[BookedLeg]],
+    sums: SumsByName,
+    off_balance: frozenset[str],
+) -> list[tuple[VoucherLine, ...]] | Parked:
+    """Write the lines of each voucher; vouchers without a line are left out."""
+    bodies: list[tuple[VoucherLine, ...]] = []
+    for steps in plan.vouchers:
+        lines: list[VoucherLine] = []
+        for step in steps:
+            if isinstance(step, TakeStep):
+                for leg in taken[step.bucket]:
+                    lines.append(_leg_line(leg, len(lines) + 1, off_balance))
+            else:
+                parked = _append_amounts(lines, step, sums)
+                if parked is not None:
+                    return parked
+        if lines:
+            bodies.append(tuple(lines))
+    for ordinal, body in enumerate(bodies, 1):
+        for currency, minor in sorted(currency_differences(body).items()):
+            detail = f"voucher {ordinal}: debits - credits = {minor} {currency}"
+            return Parked(ParkedReason.UNBALANCED, detail)
+    return bodies
+
+
+def _leg_line(leg: BookedLeg, line_no: int, off_balance: frozenset[str]) -> VoucherLine:
+    """Copy a leg to a line: own subject, own account, own side."""
+    side = "credit" if leg.kind == "credit" else "debit"
+    return VoucherLine(
+        line_no,
+        side,
+        leg.subject,
+        leg.currency,
+        leg.amount_minor,
+        leg.account,
+        leg.subject in off_balance,
+    )
+
+
+def _append_amounts(lines: list[VoucherLine], step: AmountStep, sums: SumsByName) -> Parked | None:
+    """Append a line per currency of a signed sum; zero leaves no line, below zero parks."""
+    totals: dict[str, int] = {}
+    for sign, name in step.terms:
+        for currency, minor in sums.get(name, {}).items():
+            totals[currency] = totals.get(currency, 0) + sign * minor
+    for currency in sorted(totals):
+        minor = totals[currency]
+        if not 0 <= minor <= AMOUNT_MAX:
+            detail = f"{step.side} {step.subject} would be {minor} {currency}"
+            return Parked(ParkedReason.AMOUNT_OUT_OF_RANGE, detail)
+        if minor:
+            no = len(lines) + 1
+            lines.append(
+                VoucherLine(
+                    no, step.side, step.subject, currency, minor, None, step.off_balance
+                )
+            )
+    return None
+
+
+def _leg_text(leg: BookedLeg) -> str:
+    return f"leg {leg.no}: {leg.kind} {leg.account} on subject {leg.subject}"
