@@ -1,0 +1,1 @@
+"""Tests: one folder per room, and the shared voices they speak with."""

@@ -1,0 +1,5 @@
+"""The fixtures every room's tests may ask for, one plugin for each real part."""
+
+from __future__ import annotations
+
+pytest_plugins = ["tests.fix_postgres"]

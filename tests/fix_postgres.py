@@ -1,0 +1,71 @@
+"""Fixtures: one embedded PostgreSQL for the whole run, a fresh migrated database for each test."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from infra.postgres import EmbeddedPostgres, embedded_postgres, migrate
+
+TEMPLATE = "daybook_template"
+SMALL = {"shared_buffers": "256MB", "max_wal_size": "1GB"}
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[EmbeddedPostgres]:
+    """The run's own server, in a folder of its own; it is stopped and removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="daybook-tests-"))
+    server = embedded_postgres(folder, settings=SMALL)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: EmbeddedPostgres) -> str:
+    """The address of the run's server (its database `daybook` stays empty)."""
+    return postgres_server.url
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: EmbeddedPostgres) -> str:
+    """The name of a migrated database that nobody connects to; each test gets a copy."""
+    _administer(postgres_server, f"CREATE DATABASE {TEMPLATE}")
+    migrate(postgres_server.url_of(TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture
+def database_url(postgres_server: EmbeddedPostgres, template_database: str) -> Iterator[str]:
+    """A migrated database of this test's own."""
+    name = f"test_{next(_numbers)}"
+    _administer(postgres_server, f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    try:
+        yield postgres_server.url_of(name)
+    finally:
+        _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    """A database of this test's own without any schema."""
+    name = f"test_{next(_numbers)}"
+    _administer(postgres_server, f"CREATE DATABASE {name}")
+    try:
+        yield postgres_server.url_of(name)
+    finally:
+        _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _administer(server: EmbeddedPostgres, command: str) -> None:
+    with psycopg.connect(server.url_of("postgres"), autocommit=True) as conn:
+        conn.execute(command.encode())
