@@ -202,8 +202,7 @@ def _subject_errors(
         parent = by_code[subject.parent]
         if parent.subject_class != subject.subject_class:
             message = (
-                f"class {subject.subject_class} under {parent.code} "
-                f"of class {parent.subject_class}"
+                f"class {subject.subject_class} under {parent.code} of class {parent.subject_class}"
             )
             place = entry.place.at("class")
             errors.append(place.error(subject.code, "class_mismatch", message))

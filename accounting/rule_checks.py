@@ -8,6 +8,7 @@ What depends on the amounts is left to `voucher_for`, which parks it as `unbalan
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 from accounting.chart import Chart
 from accounting.rule_document import TAKE_KINDS, AmountLine, Rule, RuleLine, TakeLines
@@ -49,13 +50,12 @@ def _overlap_errors(rules: Sequence[LocatedRule]) -> list[RuleError]:
     """Refuse two rules of one business type that are effective on the same date."""
     errors: list[RuleError] = []
     ordered = sorted(rules, key=lambda r: (r[0].business_type, r[0].effective_from, r[0].rule_id))
-    for (earlier, _), (later, place) in zip(ordered, ordered[1:], strict=False):
-        if earlier.business_type == later.business_type and earlier.is_effective(
-            later.effective_from
-        ):
+    for (earlier, _), (later, place) in combinations(ordered, 2):
+        same_type = earlier.business_type == later.business_type
+        if same_type and earlier.is_effective(later.effective_from):
             message = (
                 f"effective from {later.effective_from}, when {earlier.rule_id} for the same "
-                f"business type {later.business_type} is still effective"
+                f"business type {later.business_type} is effective too"
             )
             at = place.at("effective_from")
             errors.append(at.error(later.rule_id, "overlapping_rules", message))
@@ -130,7 +130,7 @@ def _take_errors(rule: Rule, place: Place, chart: Chart) -> list[RuleError]:
 
 
 def _balance_errors(rule: Rule, place: Place, chart: Chart) -> list[RuleError]:
-    """Refuse a voucher whose debits − credits have one sign for all positive amounts.
+    """Refuse a voucher whose debits - credits have one sign for all positive amounts.
 
     Each taken sum and named amount is an unknown > 0. If the difference is zero for all of
     them the voucher always balances; if all its terms have one sign it never does. That
@@ -153,7 +153,7 @@ def _balance_errors(rule: Rule, place: Place, chart: Chart) -> list[RuleError]:
 
 
 def _difference(lines: Sequence[RuleLine], chart: Chart) -> dict[str, int]:
-    """Add up debits − credits as a sum of unknowns, single-entry lines left out."""
+    """Add up debits - credits as a sum of unknowns, single-entry lines left out."""
     total: dict[str, int] = {}
     for line_no, line in enumerate(lines):
         if isinstance(line, TakeLines):

@@ -140,10 +140,20 @@ def _refused(
     operation: OperationBooked, moves: Sequence[BookedLeg], plan: PostingPlan, ruleset: Ruleset
 ) -> Parked | None:
     """Look for what makes the operation impossible to post, in the order of the reasons."""
-    amounts = operation.amounts
-    for currency in [leg.currency for leg in moves] + [a.currency for a in amounts.values()]:
-        if currency not in ruleset.currencies:
-            return Parked(ParkedReason.UNKNOWN_CURRENCY, currency)
+    return (
+        _unknown(operation, moves, ruleset)
+        or _amounts_refused(operation, plan)
+        or _coverage_refused(moves, plan, ruleset)
+    )
+
+
+def _unknown(
+    operation: OperationBooked, moves: Sequence[BookedLeg], ruleset: Ruleset
+) -> Parked | None:
+    """Check currencies, then that every leg's subject is in the chart, then postable."""
+    for fact in (*moves, *operation.amounts.values()):
+        if fact.currency not in ruleset.currencies:
+            return Parked(ParkedReason.UNKNOWN_CURRENCY, fact.currency)
     chart = ruleset.chart
     for leg in moves:
         if leg.subject not in chart.subjects:
@@ -151,12 +161,24 @@ def _refused(
     for leg in moves:
         if leg.subject not in chart.leaves:
             return Parked(ParkedReason.SUBJECT_NOT_POSTABLE, _leg_text(leg))
+    return None
+
+
+def _amounts_refused(operation: OperationBooked, plan: PostingPlan) -> Parked | None:
+    """Check the named amounts: none required is missing, none given would be forgotten."""
     for name in plan.required:
-        if name not in amounts:
+        if name not in operation.amounts:
             return Parked(ParkedReason.MISSING_NAMED_AMOUNT, name)
-    for name in sorted(amounts):
+    for name in sorted(operation.amounts):
         if name not in plan.rule.amounts:
             return Parked(ParkedReason.UNKNOWN_NAMED_AMOUNT, name)
+    return None
+
+
+def _coverage_refused(
+    moves: Sequence[BookedLeg], plan: PostingPlan, ruleset: Ruleset
+) -> Parked | None:
+    """Check that every leg is wanted by exactly one take."""
     wanted = [(leg, _buckets_of(leg, plan, ruleset)) for leg in moves]
     for leg, buckets in wanted:
         if not buckets:
@@ -187,9 +209,7 @@ def _taken(
         name: {amount.currency: amount.amount_minor} for name, amount in operation.amounts.items()
     }
     for leg in moves:
-        bucket = (
-            plan.buckets.get((leg.kind, leg.subject)) or plan.redirected[leg.kind]
-        )[0]
+        bucket = (plan.buckets.get((leg.kind, leg.subject)) or plan.redirected[leg.kind])[0]
         taken[bucket].append(leg)
         name = plan.names[bucket]
         if name is not None:
@@ -253,9 +273,7 @@ def _append_amounts(lines: list[VoucherLine], step: AmountStep, sums: SumsByName
         if minor:
             no = len(lines) + 1
             lines.append(
-                VoucherLine(
-                    no, step.side, step.subject, currency, minor, None, step.off_balance
-                )
+                VoucherLine(no, step.side, step.subject, currency, minor, None, step.off_balance)
             )
     return None
 

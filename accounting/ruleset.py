@@ -61,7 +61,7 @@ class PostingPlan(NamedTuple):
     vouchers: tuple[tuple[Step, ...], ...]
 
 
-class InvalidRuleset(ValueError):
+class InvalidRulesetError(ValueError):
     """A document is not a ruleset; `errors` says why."""
 
     def __init__(self, errors: Sequence[RuleError]) -> None:
@@ -108,17 +108,17 @@ class Ruleset:
     def from_document(cls, document: dict[str, Any]) -> Ruleset:
         """Read published content back, without judging it by today's checks.
 
-        Raises InvalidRuleset when the content has not the shape of a ruleset.
+        Raises InvalidRulesetError when the content has not the shape of a ruleset.
         """
         if document.get("format") != DOCUMENT_FORMAT:
             place = Place("document")
             message = f"unknown ruleset format {document.get('format')!r}"
-            raise InvalidRuleset([place.error("", "unknown_format", message)])
+            raise InvalidRulesetError([place.error("", "unknown_format", message)])
         rules: list[Rule] = []
         for no, raw in enumerate(document["rules"]):
             rule = read_rule(Entry(raw, Place("document", {}, ("rules", no))))
             if isinstance(rule, list):
-                raise InvalidRuleset(rule)
+                raise InvalidRulesetError(rule)
             rules.append(rule)
         return cls(document["version"], chart_from_document(document["chart"]), rules)
 

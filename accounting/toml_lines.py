@@ -135,6 +135,4 @@ def _tokens(text: str) -> list[tuple[str, int]]:
 
 def _keys(dotted: str) -> Path:
     """Split a dotted key; quoted parts keep their dots."""
-    return tuple(
-        part.strip("\"'") for part in re.findall(r'"[^"]*"|\'[^\']*\'|[^.\s]+', dotted)
-    )
+    return tuple(part.strip("\"'") for part in re.findall(r'"[^"]*"|\'[^\']*\'|[^.\s]+', dotted))

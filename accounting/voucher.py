@@ -54,7 +54,7 @@ def voucher_id_of(book_id: str, source_id: str, ordinal: int) -> str:
 
 
 def currency_differences(lines: Iterable[VoucherLine]) -> dict[str, int]:
-    """Give debits − credits of each currency that does not balance; empty = balanced."""
+    """Give debits - credits of each currency that does not balance; empty = balanced."""
     differences: dict[str, int] = {}
     for line in lines:
         if not line.off_balance:
