@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 from urllib.parse import quote
 
 import psycopg
@@ -65,7 +66,7 @@ class EmbeddedPostgres:
         self._users_lock: int | None = None
         self._owner: Owner | None = None
 
-    def start(self) -> EmbeddedPostgres:
+    def start(self) -> Self:
         """Start the server, or share the one that runs; safe to repeat, also after a crash."""
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -107,7 +108,7 @@ class EmbeddedPostgres:
             raise PostgresUnavailable(f"no server runs on {self.data_dir}; call start() first")
         return f"postgresql://postgres@/{database}?host={quote(socket_dir, safe='')}"
 
-    def __enter__(self) -> EmbeddedPostgres:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(
@@ -183,7 +184,7 @@ class EmbeddedPostgres:
         with _try_exclusive(self._lock_path("guard")) as free:
             pass
         if free:
-            subprocess.Popen(  # noqa: S603 - it outlives this process on purpose
+            subprocess.Popen(  # it outlives this process on purpose
                 [sys.executable, "-I", str(guard), *locks, str(self.cluster)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -218,7 +219,7 @@ class EmbeddedPostgres:
         return self.data_dir / f"{name}.lock"
 
     def _socket_dir(self) -> Path:
-        """Beside the cluster; in the temporary directory when that path is too long for a socket."""
+        """Beside the cluster; in the temporary folder when that path is too long for a socket."""
         near = self.data_dir / "socket"
         if len(os.fsencode(near / ".s.PGSQL.5432")) <= SOCKET_PATH_BYTES_MAX:
             return near

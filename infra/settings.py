@@ -1,0 +1,149 @@
+"""Every setting of Daybook, with its default: read once from the environment, then frozen.
+
+A setting `port` is the variable `DAYBOOK_PORT`. Invariant: no other module reads the environment,
+so that this page (and `daybook settings`) is the whole list.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Settings(BaseSettings):
+    """The settings in use; the descriptions are the documentation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DAYBOOK_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    home: Path = Field(
+        Path(".daybook"),
+        description="Folder of everything that is made here: embedded database, keys, broker.",
+    )
+    database_url: str | None = Field(
+        None,
+        description="PostgreSQL 15 or newer by URL; unset: the embedded PostgreSQL 18 in home.",
+    )
+    pool_size_max: int = Field(
+        16, ge=2, le=500, description="Connections of one API process for its reads."
+    )
+    lock_timeout_s: float = Field(
+        10, gt=0, description="How long a statement waits for a lock before it gives up."
+    )
+    statement_timeout_s: float = Field(
+        60, gt=0, description="How long one statement of a posting or a read may take."
+    )
+
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8480, ge=1, le=65535, description="Port the API listens on.")
+    processes: int = Field(1, ge=1, le=64, description="API processes of one `daybook serve`.")
+    shared_data: Path = Field(
+        Path("../shared/data"),
+        description="Folder of the bank data sets that the import's acceptance reads.",
+    )
+
+    batch_size_max: int = Field(
+        8_000, ge=1, le=50_000, description="Operations committed together at most."
+    )
+    queue_size_max: int = Field(
+        100_000, ge=1, description="Operations waiting for a batch before callers get a 503."
+    )
+    operations_per_request_max: int = Field(
+        10_000, ge=1, le=100_000, description="Operations in one request to operations:batch."
+    )
+    body_bytes_max: int = Field(
+        32 * MIB, ge=KIB, description="Size of a request body above which it is refused unread."
+    )
+    operation_bytes_max: int = Field(
+        256 * KIB, ge=KIB, description="Encoded size of one booked operation on the bus."
+    )
+    request_timeout_s: float = Field(
+        30, gt=0, description="How long a caller waits for its batch before a 503 (unknown result)."
+    )
+    drain_timeout_s: float = Field(
+        20, gt=0, description="How long a stopping process finishes what it has accepted."
+    )
+    clock_jump_s_max: float = Field(
+        300, gt=0, description="Forward jump of the clock that stops the engine instead of booking."
+    )
+    hold_sweep_s: float = Field(
+        1, gt=0, description="Pause between two looks for holds whose expiry has passed."
+    )
+
+    bus: Literal["log", "kafka"] = Field(
+        "log", description="What carries operations to accounting: the log itself, or Kafka."
+    )
+    kafka_bootstrap: str = Field(
+        "127.0.0.1:9092", description="Kafka brokers, host:port separated by commas."
+    )
+    kafka_partitions: int = Field(
+        4, ge=1, le=1_000, description="Partitions of the operations topic; fixed once created."
+    )
+    kafka_replication: int = Field(
+        1, ge=1, le=9, description="Replicas of each topic's partitions; 3 in production."
+    )
+    operations_topic: str = Field(
+        "ledger.operations", description="Topic of booked operations and accounting decisions."
+    )
+    results_topic: str = Field(
+        "accounting.results", description="Topic of accounting statuses back to the ledger."
+    )
+    consumer_group: str = Field("daybook.vouchers", description="Kafka group of the consumers.")
+    message_bytes_max: int = Field(
+        512 * KIB, ge=KIB, description="Size of one message; it carries many operations."
+    )
+    relay_poll_rows: int = Field(
+        10_000, ge=1, description="Rows of the log the relay reads at once."
+    )
+    consumer_poll_operations: int = Field(
+        2_000, ge=1, description="Operations a consumer handles in one transaction."
+    )
+    poll_pause_s: float = Field(
+        0.02, gt=0, description="Pause of relay and consumers when there is nothing to do."
+    )
+    retry_pause_s_max: float = Field(
+        5, gt=0, description="Longest pause between two tries after a failure of infrastructure."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least level of log lines that are written."
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="Log lines for people, or one JSON object a line."
+    )
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Settings:
+        """An operation must fit a message, or the relay would stop at it for ever."""
+        if self.operation_bytes_max * 2 > self.message_bytes_max:
+            msg = "message_bytes_max must be at least twice operation_bytes_max"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def postgres_dir(self) -> Path:
+        """Data directory of the embedded PostgreSQL."""
+        return self.home / "postgres"
+
+    @property
+    def kafka_dir(self) -> Path:
+        """Folder of the broker that `make kafka` starts."""
+        return self.home / "kafka"
+
+    @property
+    def api_url(self) -> str:
+        """Where this machine reaches the API."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104
+        return f"http://{host}:{self.port}"
+
+
+def load_settings() -> Settings:
+    """Read the environment; a wrong value raises pydantic's ValidationError naming the setting."""
+    return Settings()
