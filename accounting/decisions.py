@@ -1,0 +1,389 @@
+"""Accounting decisions: what a person decides in the books, as events in the same log.
+
+Four decisions: a ruleset is published, parked operations are to be tried again, an override
+gives an operation's voucher lines, a message nobody can read is set aside. Invariant: the
+consumers act on a decision only when it arrives from the log, so a rebuild repeats it; every
+decision names its maker, an override also another person as its checker.
+"""
+
+# ruff: noqa: ARG002 - the library's `event` decorator makes the events of the arguments
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import msgspec
+from eventsourcing.application import AggregateNotFoundError, Application
+from eventsourcing.domain import Aggregate, event
+from eventsourcing.persistence import IntegrityError
+
+DECISION_PREFIX = "accounting.decisions:"
+OPERATIONS_PER_ORDER_MAX = 1000
+ALWAYS = "0001-01-01"
+
+
+class DecisionRefused(Exception):
+    """The decision is not valid; nothing was written. `code` is stable."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class Rulesets(Aggregate):
+    """The rulesets published for one book, in order."""
+
+    class Opened(Aggregate.Created):
+        """The book's register of rulesets came to be."""
+
+        book_id: str
+
+    class Published(Aggregate.Event):
+        """A chart with its rules takes effect for what is booked at higher positions."""
+
+        book_id: str
+        label: str
+        ruleset_hash: str
+        effective_from: str
+        maker: str
+        document: dict[str, Any]
+
+    @event(Opened)
+    def __init__(self, book_id: str) -> None:
+        self.book_id = book_id
+        self.last: tuple[str, str] | None = None
+
+    @event(Published)
+    def publish(
+        self,
+        book_id: str,
+        label: str,
+        ruleset_hash: str,
+        effective_from: str,
+        maker: str,
+        document: dict[str, Any],
+    ) -> None:
+        """Remember which content is the last one."""
+        self.last = (ruleset_hash, effective_from)
+
+    @staticmethod
+    def create_id(book_id: str) -> UUID:
+        """Name the register by its book."""
+        return uuid5(NAMESPACE_URL, f"daybook:rulesets/{book_id}")
+
+
+class RepairOrder(Aggregate):
+    """Parked operations to try again, with the rulesets published before the order."""
+
+    class Requested(Aggregate.Created):
+        """`ruleset_hash` names a version to use; None chooses by business date."""
+
+        book_id: str
+        operation_ids: list[str]
+        ruleset_hash: str | None
+        maker: str
+        note: str
+
+    @event(Requested)
+    def __init__(
+        self,
+        book_id: str,
+        operation_ids: list[str],
+        ruleset_hash: str | None,
+        maker: str,
+        note: str,
+    ) -> None:
+        self.book_id = book_id
+        self.maker = maker
+
+
+class Override(Aggregate):
+    """Voucher lines that an accountant gives for one parked operation."""
+
+    class Proposed(Aggregate.Created):
+        """The maker wrote the lines; nothing happens yet."""
+
+        book_id: str
+        operation_id: str
+        accounting_date: str
+        lines: list[dict[str, Any]]
+        maker: str
+        note: str
+
+    class Approved(Aggregate.Event):
+        """Another person approved: the lines become the operation's voucher."""
+
+        book_id: str
+        operation_id: str
+        accounting_date: str
+        lines: list[dict[str, Any]]
+        maker: str
+        checker: str
+        note: str
+
+    @event(Proposed)
+    def __init__(
+        self,
+        book_id: str,
+        operation_id: str,
+        accounting_date: str,
+        lines: list[dict[str, Any]],
+        maker: str,
+        note: str,
+    ) -> None:
+        self.book_id = book_id
+        self.operation_id = operation_id
+        self.accounting_date = accounting_date
+        self.lines = lines
+        self.maker = maker
+        self.note = note
+        self.checker: str | None = None
+
+    def approve(self, checker: str) -> None:
+        """Approve once, by somebody else than the maker."""
+        if checker == self.maker:
+            raise DecisionRefused("same_principal", "maker and checker must be two people")
+        if self.checker is not None:
+            raise DecisionRefused("already_approved", f"{self.checker} has approved already")
+        self._approve(
+            self.book_id,
+            self.operation_id,
+            self.accounting_date,
+            self.lines,
+            self.maker,
+            checker,
+            self.note,
+        )
+
+    @event(Approved)
+    def _approve(
+        self,
+        book_id: str,
+        operation_id: str,
+        accounting_date: str,
+        lines: list[dict[str, Any]],
+        maker: str,
+        checker: str,
+        note: str,
+    ) -> None:
+        self.checker = checker
+
+
+class SetAside(Aggregate):
+    """A message that nobody can read, kept with its raw bytes and passed over."""
+
+    class Recorded(Aggregate.Created):
+        """`raw` is base64; `at_offset` is the offset, or the position on topic `log`."""
+
+        topic: str
+        partition: int
+        at_offset: int
+        raw: str
+        reason: str
+        maker: str
+
+    @event(Recorded)
+    def __init__(
+        self, topic: str, partition: int, at_offset: int, raw: str, reason: str, maker: str
+    ) -> None:
+        self.maker = maker
+
+    @staticmethod
+    def create_id(topic: str, partition: int, at_offset: int) -> UUID:
+        """Name the decision by the message's place, so that it can be looked up there."""
+        return uuid5(NAMESPACE_URL, f"daybook:set-aside/{topic}/{partition}/{at_offset}")
+
+
+# --- what the consumers read -------------------------------------------------------------
+
+
+class _Decision(msgspec.Struct, frozen=True, gc=False):
+    """A decision as it arrives; the library's own fields (timestamp …) are not read."""
+
+
+class RulesetsOpened(_Decision, frozen=True, gc=False):
+    """No effect."""
+
+    book_id: str
+
+
+class RulesetPublished(_Decision, frozen=True, gc=False):
+    """Rules for what is booked at higher positions, from a business date on."""
+
+    book_id: str
+    label: str
+    ruleset_hash: str
+    effective_from: str
+    maker: str
+    document: dict[str, Any]
+
+
+class RepairRequested(_Decision, frozen=True, gc=False):
+    """Try these operations again."""
+
+    book_id: str
+    operation_ids: tuple[str, ...]
+    maker: str
+    ruleset_hash: str | None = None
+    note: str = ""
+
+
+class OverrideProposed(_Decision, frozen=True, gc=False):
+    """No effect before the approval."""
+
+    book_id: str
+    operation_id: str
+
+
+class GivenLine(_Decision, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A voucher line given by a person."""
+
+    side: str
+    subject: str
+    currency: str
+    amount_minor: int = msgspec.field(name="amount")
+    account: str | None = None
+    off_balance: bool = False
+
+
+class OverrideApproved(_Decision, frozen=True, gc=False):
+    """These lines are the operation's voucher."""
+
+    book_id: str
+    operation_id: str
+    accounting_date: str
+    lines: tuple[GivenLine, ...]
+    maker: str
+    checker: str
+    note: str = ""
+
+
+class MessageSetAside(_Decision, frozen=True, gc=False):
+    """The message at this place is passed over; its bytes are kept."""
+
+    topic: str
+    partition: int
+    at_offset: int
+    raw: str
+    reason: str
+    maker: str
+
+
+Decision = (
+    RulesetsOpened
+    | RulesetPublished
+    | RepairRequested
+    | OverrideProposed
+    | OverrideApproved
+    | MessageSetAside
+)
+_DECODERS: dict[str, msgspec.json.Decoder[Decision]] = {
+    f"{DECISION_PREFIX}{name}": msgspec.json.Decoder(struct)
+    for name, struct in (
+        ("Rulesets.Opened", RulesetsOpened),
+        ("Rulesets.Published", RulesetPublished),
+        ("RepairOrder.Requested", RepairRequested),
+        ("Override.Proposed", OverrideProposed),
+        ("Override.Approved", OverrideApproved),
+        ("SetAside.Recorded", MessageSetAside),
+    )
+}
+
+
+def decode_decision(topic: str, state: bytes | msgspec.Raw) -> Decision:
+    """Decode a decision's state.
+
+    Raises KeyError for a topic nobody declared, msgspec.DecodeError for other bytes.
+    """
+    return _DECODERS[topic].decode(state)
+
+
+# --- writing them ------------------------------------------------------------------------
+
+
+class AccountingDecisions(Application[UUID]):
+    """Writes decisions into the log. Wired to the ledger's recorder by infra."""
+
+    def publish_ruleset(
+        self,
+        book_id: str,
+        document: Mapping[str, Any],
+        *,
+        ruleset_hash: str,
+        label: str,
+        maker: str,
+        effective_from: str = ALWAYS,
+    ) -> int | None:
+        """Publish content for a book; return the position, None when it is the last already."""
+        try:
+            register: Rulesets = self.repository.get(Rulesets.create_id(book_id))
+        except AggregateNotFoundError:
+            register = Rulesets(book_id)
+        if register.last == (ruleset_hash, effective_from):
+            return None
+        register.publish(book_id, label, ruleset_hash, effective_from, maker, dict(document))
+        return self._saved(register)
+
+    def request_repair(
+        self,
+        book_id: str,
+        operation_ids: Sequence[str],
+        *,
+        maker: str,
+        ruleset_hash: str | None = None,
+        note: str = "",
+    ) -> int:
+        """Order a retry of at most OPERATIONS_PER_ORDER_MAX operations; return the position."""
+        if not 0 < len(operation_ids) <= OPERATIONS_PER_ORDER_MAX:
+            msg = f"an order names 1 to {OPERATIONS_PER_ORDER_MAX} operations"
+            raise DecisionRefused("order_size", msg)
+        return self._saved(RepairOrder(book_id, list(operation_ids), ruleset_hash, maker, note))
+
+    def propose_override(
+        self,
+        book_id: str,
+        operation_id: str,
+        lines: Sequence[GivenLine],
+        *,
+        accounting_date: str,
+        maker: str,
+        note: str = "",
+    ) -> UUID:
+        """Write down an override for somebody else to approve; return its id."""
+        given = [msgspec.to_builtins(line) for line in lines]
+        override = Override(book_id, operation_id, accounting_date, given, maker, note)
+        self._saved(override)
+        return override.id
+
+    def approve_override(self, override_id: UUID, *, checker: str) -> int:
+        """Approve an override; return the position of the approval."""
+        try:
+            override: Override = self.repository.get(override_id)
+        except AggregateNotFoundError as error:
+            raise DecisionRefused("unknown_override", str(override_id)) from error
+        override.approve(checker)
+        return self._saved(override)
+
+    def set_aside(
+        self, topic: str, partition: int, at_offset: int, raw: bytes, *, reason: str, maker: str
+    ) -> int | None:
+        """Set a message aside; return the position, None when it was done already."""
+        text = base64.b64encode(raw).decode()
+        try:
+            return self._saved(SetAside(topic, partition, at_offset, text, reason, maker))
+        except IntegrityError:
+            return None
+
+    def _saved(self, aggregate: Aggregate) -> int:
+        recordings = self.save(aggregate)
+        return int(recordings[-1].notification.id)
+
+
+def in_orders(operation_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cut a list of operations into what one repair order may name."""
+    for start in range(0, len(operation_ids), OPERATIONS_PER_ORDER_MAX):
+        yield operation_ids[start : start + OPERATIONS_PER_ORDER_MAX]
