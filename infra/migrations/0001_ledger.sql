@@ -145,7 +145,6 @@ CREATE TABLE ledger.accounting_statuses (
     reason       text,
     revision     bigint NOT NULL,
     CONSTRAINT accounting_statuses_pkey PRIMARY KEY (stream_id),
-    CONSTRAINT accounting_statuses_operation_key UNIQUE (book_id, operation_id),
     CONSTRAINT accounting_statuses_known
         CHECK (status IN ('vouchered', 'parked', 'waiting', 'non_posting'))
 );

@@ -1,0 +1,124 @@
+"""Books and their open business date: opened and moved by command, never by a clock.
+
+Invariant: `DayOpened` is written under the exclusive day lock, so no batch of the book is
+between its dates; after it nothing dated before the open day is appended.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from typing import Any
+
+import msgspec
+from psycopg import Connection, Cursor
+
+from ledger.account import instant_text
+from ledger.codec import book_stream, row_of
+from ledger.errors import DayRefused, InvalidRequest, NotFound
+from ledger.events import BookOpened, DayOpened
+from ledger.log import Log, lock_day_exclusive_in_tx
+
+SELECT_BOOK = """
+    SELECT book_id, name, open_business_date, closed_through, version
+    FROM ledger.books WHERE book_id = %s
+"""
+SELECT_BOOKS = """
+    SELECT book_id, name, open_business_date, closed_through, version
+    FROM ledger.books ORDER BY book_id
+"""
+INSERT_BOOK = """
+    INSERT INTO ledger.books (book_id, name, open_business_date, closed_through, version)
+    VALUES (%s, %s, %s, NULL, 1)
+"""
+UPDATE_BOOK = """
+    UPDATE ledger.books SET open_business_date = %s, closed_through = %s, version = %s
+    WHERE book_id = %s
+"""
+
+
+class Book(msgspec.Struct, frozen=True):
+    """One legal entity's set of accounts, and the day it books into."""
+
+    book_id: str
+    name: str
+    open_business_date: dt.date
+    closed_through: dt.date | None
+    version: int
+
+
+def select_book(conn: Connection[Any], book_id: str) -> Book:
+    """Return a book. Raises `NotFound`."""
+    row = conn.execute(SELECT_BOOK, (book_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"no book {book_id!r}")
+    return Book(*row)
+
+
+def select_books(conn: Connection[Any]) -> list[Book]:
+    """Return all books by id."""
+    return [Book(*row) for row in conn.execute(SELECT_BOOKS).fetchall()]
+
+
+def open_book(
+    conn: Connection[Any], book_id: str, name: str, open_date: dt.date, *, principal: str
+) -> Book:
+    """Open a book with its first business date; opening it again returns what is there."""
+    if not 1 <= len(book_id) <= 64 or not book_id.isprintable() or "/" in book_id:
+        raise InvalidRequest(f"{book_id!r} cannot name a book")
+    with conn.transaction(), conn.cursor() as cursor:
+        lock_day_exclusive_in_tx(conn, book_id)
+        row = conn.execute(SELECT_BOOK, (book_id,)).fetchone()
+        if row is not None:
+            return Book(*row)
+        conn.execute(INSERT_BOOK, (book_id, name, open_date))
+        _append_in_tx(
+            cursor,
+            book_id,
+            1,
+            lambda at: BookOpened(book_id, name, open_date.isoformat(), at, principal),
+        )
+    return Book(book_id, name, open_date, None, 1)
+
+
+def open_day(
+    conn: Connection[Any], book_id: str, date: dt.date, *, principal: str
+) -> Book:
+    """Move the open business date forward. The same date again changes nothing.
+
+    Raises `NotFound` for an unknown book and `DayRefused` for a date in the past of the book.
+    """
+    with conn.transaction(), conn.cursor() as cursor:
+        lock_day_exclusive_in_tx(conn, book_id)
+        book = select_book(conn, book_id)
+        if date == book.open_business_date:
+            return book
+        if date < book.open_business_date:
+            raise DayRefused(f"the open day is {book.open_business_date}; days only move forward")
+        closed = date - dt.timedelta(days=1)
+        conn.execute(UPDATE_BOOK, (date, closed, book.version + 1, book_id))
+        _append_in_tx(
+            cursor,
+            book_id,
+            book.version + 1,
+            lambda at: DayOpened(
+                book_id, date.isoformat(), book.open_business_date.isoformat(), at, principal
+            ),
+        )
+    return Book(book_id, book.name, date, closed, book.version + 1)
+
+
+def _append_in_tx(cursor: Cursor[Any], book_id: str, version: int, event_at: Any) -> str:
+    log = Log()
+    end = log.lock_log_in_tx(cursor, book_id)
+    booked_at = max(instant_text(dt.datetime.now(dt.UTC)), end.booked_at)
+    row = row_of(book_stream(book_id), version, event_at(booked_at))
+    log.append_in_tx(
+        cursor, [row], end=end, book_id=book_id, booked_at=booked_at, totals={}
+    )
+    return booked_at
+
+
+def book_uuid(book_id: str) -> uuid.UUID:
+    """Return the id of a book's stream."""
+    return uuid.UUID(bytes=book_stream(book_id))

@@ -1,0 +1,289 @@
+"""Heads, holds, freezes and limits in PostgreSQL: read under lock, written with the batch.
+
+Invariant: every row here equals the fold of its account's stream; only the engine writes it,
+in the transaction that appends the events. Rule (holds): hold rows belong to their head and
+are read in a later statement than the one that locks it (a join under FOR UPDATE returned a
+fresh head with a stale hold).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from psycopg import Cursor
+
+from ledger.account import Account, Freeze, Hold, Limit
+from ledger.codec import account_stream
+
+HEAD_COLUMNS = """
+    book_id, number, owner, type, subject, currency, normal_side, parent, credit_limit,
+    status, lost, payment_status, partial_types, partial_amount, reserve,
+    balance, held, frozen, version, business_date::text, previous_balance,
+    day_debits, day_credits, debit_total, credit_total, whole_freezes,
+    opened_at, opened_by, opened_date::text, holds_open, freezes_open, limits_set, account_id
+"""
+LOCK_HEADS = f"""
+    SELECT {HEAD_COLUMNS} FROM ledger.accounts
+    WHERE account_id = ANY(%s) ORDER BY account_id FOR UPDATE
+"""
+SELECT_HEADS = f"""
+    SELECT {HEAD_COLUMNS} FROM ledger.accounts WHERE account_id = ANY(%s) ORDER BY account_id
+"""
+SELECT_HOLDS = """
+    SELECT account_id, hold_id, amount, operation_id, payout, expires_at
+    FROM ledger.holds WHERE account_id = ANY(%s) ORDER BY account_id, hold_id
+"""
+SELECT_FREEZES = """
+    SELECT account_id, freeze_id, amount, authority, order_number, reason
+    FROM ledger.freezes WHERE account_id = ANY(%s) ORDER BY account_id, freeze_id
+"""
+SELECT_LIMITS = """
+    SELECT account_id, business_type, per_operation, per_day_amount, per_day_count,
+           used_date::text, used_amount, used_count, used_operation, used_operation_amount
+    FROM ledger.limits WHERE account_id = ANY(%s) ORDER BY account_id, business_type
+"""
+UPDATE_MONEY = """
+    UPDATE ledger.accounts AS a
+    SET balance = u.balance, held = u.held, frozen = u.frozen, version = u.version,
+        business_date = u.business_date, previous_balance = u.previous_balance,
+        day_debits = u.day_debits, day_credits = u.day_credits,
+        debit_total = u.debit_total, credit_total = u.credit_total,
+        holds_open = u.holds_open, freezes_open = u.freezes_open, limits_set = u.limits_set
+    FROM unnest(%s::uuid[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::date[],
+                %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[],
+                %s::int4[], %s::int4[], %s::int4[])
+        AS u (account_id, balance, held, frozen, version, business_date, previous_balance,
+              day_debits, day_credits, debit_total, credit_total,
+              holds_open, freezes_open, limits_set)
+    WHERE a.account_id = u.account_id
+"""
+UPDATE_STANDING = """
+    UPDATE ledger.accounts
+    SET credit_limit = %s, status = %s, lost = %s, payment_status = %s, partial_types = %s,
+        partial_amount = %s, reserve = %s, whole_freezes = %s
+    WHERE account_id = %s
+"""
+INSERT_HEAD = """
+    INSERT INTO ledger.accounts (
+        account_id, book_id, number, owner, type, subject, currency, normal_side, parent,
+        credit_limit, status, lost, payment_status, partial_types, partial_amount, reserve,
+        balance, held, frozen, version, business_date, previous_balance, day_debits,
+        day_credits, debit_total, credit_total, whole_freezes, holds_open, freezes_open,
+        limits_set, opened_at, opened_by, opened_date)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+            %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+DELETE_HOLDS = """
+    DELETE FROM ledger.holds USING unnest(%s::uuid[], %s::text[]) AS gone (account_id, id)
+    WHERE holds.account_id = gone.account_id AND holds.hold_id = gone.id
+"""
+UPSERT_HOLD = """
+    INSERT INTO ledger.holds (account_id, hold_id, amount, operation_id, payout, expires_at)
+    VALUES (%s, %s, %s, %s, %s, %s)
+    ON CONFLICT ON CONSTRAINT holds_pkey DO UPDATE SET amount = excluded.amount
+"""
+DELETE_FREEZES = """
+    DELETE FROM ledger.freezes USING unnest(%s::uuid[], %s::text[]) AS gone (account_id, id)
+    WHERE freezes.account_id = gone.account_id AND freezes.freeze_id = gone.id
+"""
+UPSERT_FREEZE = """
+    INSERT INTO ledger.freezes
+        (account_id, freeze_id, amount, authority, order_number, reason)
+    VALUES (%s, %s, %s, %s, %s, %s)
+    ON CONFLICT ON CONSTRAINT freezes_pkey DO UPDATE SET amount = excluded.amount
+"""
+DELETE_LIMITS = """
+    DELETE FROM ledger.limits USING unnest(%s::uuid[], %s::text[]) AS gone (account_id, id)
+    WHERE limits.account_id = gone.account_id AND limits.business_type = gone.id
+"""
+UPSERT_LIMIT = """
+    INSERT INTO ledger.limits
+        (account_id, business_type, per_operation, per_day_amount, per_day_count,
+         used_date, used_amount, used_count, used_operation, used_operation_amount)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    ON CONFLICT ON CONSTRAINT limits_pkey DO UPDATE SET
+        per_operation = excluded.per_operation, per_day_amount = excluded.per_day_amount,
+        per_day_count = excluded.per_day_count, used_date = excluded.used_date,
+        used_amount = excluded.used_amount, used_count = excluded.used_count,
+        used_operation = excluded.used_operation,
+        used_operation_amount = excluded.used_operation_amount
+"""
+SELECT_EXPIRED = """
+    SELECT DISTINCT a.book_id, a.number
+    FROM ledger.holds AS h JOIN ledger.accounts AS a USING (account_id)
+    WHERE h.expires_at <= %s ORDER BY a.book_id, a.number LIMIT %s
+"""
+_FACTS = 29  # columns of HEAD_COLUMNS that are fields of Account, in its order
+
+
+@lru_cache(maxsize=200_000)
+def account_uuid(book_id: str, number: str) -> uuid.UUID:
+    """Return the id of an account's stream and head row."""
+    return uuid.UUID(bytes=account_stream(book_id, number))
+
+
+def select_accounts_in_tx(
+    cursor: Cursor[Any], book_id: str, numbers: Iterable[str], *, lock: bool
+) -> dict[str, Account | None]:
+    """Read accounts by number, None for those that do not exist; `lock` in id order."""
+    accounts: dict[str, Account | None] = dict.fromkeys(numbers)
+    ids = [account_uuid(book_id, number) for number in accounts]
+    cursor.execute(LOCK_HEADS if lock else SELECT_HEADS, (ids,), prepare=True, binary=True)
+    detailed: dict[uuid.UUID, Account] = {}
+    for row in cursor.fetchall():
+        account = account_from_row(row)
+        accounts[account.number] = account
+        if row[_FACTS] or row[_FACTS + 1] or row[_FACTS + 2]:
+            detailed[row[_FACTS + 3]] = account
+    if detailed:
+        _select_details_in_tx(cursor, detailed)
+    return accounts
+
+
+def account_from_row(row: tuple[Any, ...]) -> Account:
+    """Make an account from a row of HEAD_COLUMNS, without holds, freezes and limits."""
+    account = Account(*row[:_FACTS])
+    account.partial_types = tuple(row[12])
+    return account
+
+
+def _select_details_in_tx(cursor: Cursor[Any], accounts: dict[uuid.UUID, Account]) -> None:
+    ids = list(accounts)
+    for account in accounts.values():
+        account.holds, account.freezes, account.limits = {}, {}, {}
+    cursor.execute(SELECT_HOLDS, (ids,))
+    for account_id, hold_id, *fields in cursor.fetchall():
+        accounts[account_id].holds[hold_id] = Hold(*fields)
+    cursor.execute(SELECT_FREEZES, (ids,))
+    for account_id, freeze_id, *fields in cursor.fetchall():
+        accounts[account_id].freezes[freeze_id] = Freeze(*fields)
+    cursor.execute(SELECT_LIMITS, (ids,))
+    for account_id, business_type, *fields in cursor.fetchall():
+        accounts[account_id].limits[business_type] = Limit(*fields)
+
+
+def write_heads_in_tx(
+    cursor: Cursor[Any],
+    before: Mapping[str, Account | None],
+    after: Mapping[str, Account],
+    opened: set[str],
+) -> None:
+    """Write the touched accounts: new ones inserted, money of the others in one statement."""
+    for number in opened:
+        cursor.execute(INSERT_HEAD, _head_row(after[number]))
+    changed = [account for number, account in after.items() if number not in opened]
+    if changed:
+        columns = zip(*(_money_row(account) for account in changed), strict=True)
+        cursor.execute(UPDATE_MONEY, [list(column) for column in columns], prepare=True)
+    for number, account in after.items():
+        old = before.get(number)
+        if old is not None and _standing(old) != _standing(account):
+            cursor.execute(
+                UPDATE_STANDING, (*_standing(account), account_uuid(account.book_id, number))
+            )
+    _write_details_in_tx(cursor, before, after)
+
+
+def _money_row(account: Account) -> tuple[Any, ...]:
+    return (
+        account_uuid(account.book_id, account.number),
+        account.balance_minor,
+        account.held_minor,
+        account.frozen_minor,
+        account.version,
+        account.business_date,
+        account.previous_balance_minor,
+        account.day_debits_minor,
+        account.day_credits_minor,
+        account.debit_total_minor,
+        account.credit_total_minor,
+        len(account.holds),
+        len(account.freezes),
+        len(account.limits),
+    )
+
+
+def _standing(account: Account) -> tuple[Any, ...]:
+    return (
+        account.credit_limit_minor,
+        account.status,
+        account.lost,
+        account.payment_status,
+        list(account.partial_types),
+        account.partial_amount_minor,
+        account.reserve_minor,
+        account.whole_freezes,
+    )
+
+
+def _head_row(account: Account) -> tuple[Any, ...]:
+    return (
+        account_uuid(account.book_id, account.number),
+        account.book_id,
+        account.number,
+        account.owner,
+        account.type,
+        account.subject,
+        account.currency,
+        account.normal_side,
+        account.parent,
+        *_standing(account)[:7],
+        *_money_row(account)[1:11],
+        account.whole_freezes,
+        len(account.holds),
+        len(account.freezes),
+        len(account.limits),
+        account.opened_at,
+        account.opened_by,
+        account.opened_date,
+    )
+
+
+def _write_details_in_tx(
+    cursor: Cursor[Any],
+    before: Mapping[str, Account | None],
+    after: Mapping[str, Account],
+) -> None:
+    for field, delete, upsert in (
+        ("holds", DELETE_HOLDS, UPSERT_HOLD),
+        ("freezes", DELETE_FREEZES, UPSERT_FREEZE),
+        ("limits", DELETE_LIMITS, UPSERT_LIMIT),
+    ):
+        gone: list[tuple[uuid.UUID, str]] = []
+        written: list[tuple[Any, ...]] = []
+        for number, account in after.items():
+            old = before.get(number)
+            was = getattr(old, field) if old is not None else {}
+            now = getattr(account, field)
+            if was is now:
+                continue
+            account_id = account_uuid(account.book_id, number)
+            gone.extend((account_id, name) for name in was if name not in now)
+            written.extend(
+                (account_id, name, *_astuple(value))
+                for name, value in now.items()
+                if was.get(name) != value
+            )
+        if gone:
+            ids, names = zip(*gone, strict=True)
+            cursor.execute(delete, (list(ids), list(names)))
+        if written:
+            cursor.executemany(upsert, written)
+
+
+def _astuple(value: Hold | Freeze | Limit) -> tuple[Any, ...]:
+    return tuple(getattr(value, name) for name in value.__struct_fields__)
+
+
+def select_expired_in_tx(
+    cursor: Cursor[Any], booked_at: str, limit: int
+) -> dict[str, tuple[str, ...]]:
+    """Return, by book, accounts that carry a hold whose expiry has come."""
+    cursor.execute(SELECT_EXPIRED, (booked_at, limit))
+    found: dict[str, tuple[str, ...]] = {}
+    for book_id, number in cursor.fetchall():
+        found[book_id] = (*found.get(book_id, ()), number)
+    return found

@@ -1,0 +1,121 @@
+"""Load what a batch reads, in lock order: day, heads (in id order), then ids, then originals.
+
+Invariant: everything a decision reads is current in the committing transaction: heads by row
+lock, originals and (after an abort) operation ids under the commit-order lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from psycopg import Cursor
+
+from ledger.account import Account
+from ledger.batch import Job, Loaded, Missing, command_account
+from ledger.business_types import BusinessTypes
+from ledger.errors import UnknownName
+from ledger.heads import select_accounts_in_tx
+from ledger.log import Log, LogEnd
+from ledger.operation import CloseAccount, OpenAccount, Operation
+from ledger.recall import (
+    has_unvouchered_in_tx,
+    select_originals_in_tx,
+    select_records_in_tx,
+)
+
+SELECT_BOOK = """
+    SELECT open_business_date::text, closed_through::text FROM ledger.books WHERE book_id = %s
+"""
+
+
+class Wanted(msgspec.Struct):
+    """Which accounts, ids and originals the jobs of a batch read."""
+
+    accounts: set[str]
+    closing: set[str]
+    operation_ids: list[str]
+    originals: set[str]
+    hold_legs: list[tuple[str, str]]
+
+    @classmethod
+    def by(cls, jobs: Iterable[Job]) -> Wanted:
+        """Collect what the requests name."""
+        wanted = cls(set(), set(), [], set(), [])
+        for job in jobs:
+            wanted.accounts.update(job.sweep)
+            for submission in job.submissions:
+                wanted.operation_ids.append(submission.operation_id)
+                body = submission.body
+                if isinstance(body, Operation):
+                    wanted._add_operation(body)
+                    continue
+                wanted.accounts.add(command_account(submission))
+                if isinstance(body, OpenAccount) and body.parent is not None:
+                    wanted.accounts.add(body.parent)
+                if isinstance(body, CloseAccount):
+                    wanted.closing.add(command_account(submission))
+        return wanted
+
+    def _add_operation(self, operation: Operation) -> None:
+        if operation.original_operation_id is not None:
+            self.originals.add(operation.original_operation_id)
+        for leg in operation.legs:
+            self.accounts.add(leg.account)
+            if leg.hold_id is not None and leg.kind != "hold":
+                self.hold_legs.append((leg.account, leg.hold_id))
+
+    def extend(self, missing: Missing) -> None:
+        """Add what a decision turned out to read."""
+        self.accounts |= missing.accounts
+        self.originals |= missing.originals
+
+
+def load_in_tx(
+    cursor: Cursor[Any],
+    log: Log,
+    book_id: str,
+    wanted: Wanted,
+    types: BusinessTypes,
+    *,
+    lock_first: bool,
+) -> tuple[Loaded, LogEnd | None]:
+    """Lock and read; return also the log's end when its lock had to be taken already.
+
+    Raises `UnknownName` for a book that was never opened.
+    """
+    cursor.execute(SELECT_BOOK, (book_id,), prepare=True)
+    book = cursor.fetchone()
+    if book is None:
+        raise UnknownName(f"no book {book_id!r}", code="unknown_book")
+    accounts = select_accounts_in_tx(cursor, book_id, wanted.accounts, lock=True)
+    originals = wanted.originals | _openers(accounts, wanted.hold_legs)
+    end = log.lock_log_in_tx(cursor, book_id) if originals or lock_first else None
+    loaded = Loaded(
+        book_id,
+        book[0],
+        book[1],
+        accounts,
+        select_originals_in_tx(cursor, book_id, originals, types) if originals else {},
+        select_records_in_tx(cursor, book_id, wanted.operation_ids),
+        frozenset(
+            number
+            for number in wanted.closing
+            if accounts[number] is not None and has_unvouchered_in_tx(cursor, book_id, number)
+        ),
+    )
+    return loaded, end
+
+
+def _openers(
+    accounts: dict[str, Account | None], hold_legs: Iterable[tuple[str, str]]
+) -> set[str]:
+    """Return the operations that opened the holds which releases and captures name."""
+    openers: set[str] = set()
+    for number, hold_id in hold_legs:
+        account = accounts[number]
+        hold = account.holds.get(hold_id) if account is not None else None
+        if hold is not None:
+            openers.add(hold.operation_id)
+    return openers

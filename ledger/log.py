@@ -1,0 +1,130 @@
+"""The event log in PostgreSQL: the one place that appends rows, and the one lock for it.
+
+Invariant: notification ids are assigned under the commit-order lock, contiguously; every
+commit is one seal in an unbroken chain. `lock_log_in_tx` comes last in the lock order
+(day → heads → operation ids → commit) and everything after it is read from committed facts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from psycopg import Connection, Cursor, sql
+
+from ledger.codec import ZERO_SEAL, Row, Seal, copy_bytes, digest_of, seal_of, totals_text
+from ledger.errors import LogCorrupt
+
+LOG_CHANNEL = "ledger_log"
+DAY_LOCK = 1_145_393_474
+LOG_LOCK = 1_145_393_475
+
+LOCK_LOG = "SELECT pg_advisory_xact_lock(%s, hashtext(%s))"
+SELECT_LAST_SEAL = """
+    SELECT last_id, seal, booked_at,
+           (SELECT totals FROM {schema}.seals WHERE book_id = %s ORDER BY first_id DESC LIMIT 1)
+    FROM {schema}.seals ORDER BY first_id DESC LIMIT 1
+"""
+COPY_EVENTS = """
+    COPY {schema}.{table}
+        (originator_id, originator_version, topic, state, notification_id, digest)
+    FROM STDIN (FORMAT BINARY)
+"""
+INSERT_SEAL = """
+    WITH sealed AS (
+        INSERT INTO {schema}.seals
+            (first_id, last_id, book_id, booked_at, totals, previous, seal)
+        VALUES (%s, %s, %s, %s, %s, %s, %s)
+        RETURNING last_id
+    )
+    SELECT pg_notify(%s, last_id::text) FROM sealed
+"""
+
+
+class LogEnd(NamedTuple):
+    """Where the log ends, as seen under the commit-order lock."""
+
+    last_id: int
+    seal: bytes
+    booked_at: str
+    totals: dict[str, tuple[int, int]]
+
+
+def book_key(book_id: str) -> int:
+    """Return the signed 32-bit key of a book's advisory day lock."""
+    return int.from_bytes(hashlib.sha256(book_id.encode()).digest()[:4], "big", signed=True)
+
+
+class Log:
+    """SQL of one log, bound to a schema and table name."""
+
+    def __init__(self, schema: str = "ledger", table: str = "stored_events") -> None:
+        self.schema = schema
+        names = {"schema": sql.Identifier(schema), "table": sql.Identifier(table)}
+        self.select_last_seal = sql.SQL(SELECT_LAST_SEAL).format(**names)
+        self.copy_events = sql.SQL(COPY_EVENTS).format(**names)
+        self.insert_seal = sql.SQL(INSERT_SEAL).format(**names)
+
+    def lock_log_in_tx(self, cursor: Cursor[Any], book_id: str) -> LogEnd:
+        """Take the commit-order lock, then read the log's end in a statement of its own."""
+        cursor.execute(LOCK_LOG, (LOG_LOCK, self.schema))
+        cursor.execute(self.select_last_seal, (book_id,))
+        row = cursor.fetchone()
+        if row is None:
+            return LogEnd(0, ZERO_SEAL, "", {})
+        last_id, seal, booked_at, totals = row
+        return LogEnd(last_id, bytes(seal), booked_at, json.loads(totals) if totals else {})
+
+    def append_in_tx(
+        self,
+        cursor: Cursor[Any],
+        rows: Sequence[Row],
+        *,
+        end: LogEnd,
+        book_id: str,
+        booked_at: str,
+        totals: Mapping[str, tuple[int, int]],
+    ) -> Seal:
+        """Append rows after `end` and seal them. Needs the commit-order lock.
+
+        `totals` is what the rows add to the book, by currency. Raises `LogCorrupt` when
+        there is nothing to append (an empty commit would seal nothing).
+        """
+        if not rows:
+            raise LogCorrupt("a commit without rows cannot be sealed")
+        first_id = end.last_id + 1
+        digests = [digest_of(first_id + index, row) for index, row in enumerate(rows)]
+        with cursor.copy(self.copy_events) as copy:
+            copy.write(copy_bytes(first_id, rows, digests))
+        seal = seal_of(
+            previous=end.seal,
+            first_id=first_id,
+            book_id=book_id,
+            booked_at=booked_at,
+            totals=totals_text(_sum(end.totals, totals)),
+            digests=digests,
+        )
+        cursor.execute(self.insert_seal, (*seal, LOG_CHANNEL))
+        return seal
+
+
+def _sum(
+    before: Mapping[str, Sequence[int]], added: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, int]]:
+    total = {currency: (pair[0], pair[1]) for currency, pair in before.items()}
+    for currency, (count, amount_minor) in added.items():
+        old = total.get(currency, (0, 0))
+        total[currency] = (old[0] + count, old[1] + amount_minor)
+    return total
+
+
+def lock_day_shared_in_tx(cursor: Cursor[Any], book_id: str) -> None:
+    """Hold the book's open day still until commit: first in the lock order."""
+    cursor.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", (DAY_LOCK, book_key(book_id)))
+
+
+def lock_day_exclusive_in_tx(conn: Connection[Any], book_id: str) -> None:
+    """Wait for every batch of the book to end, and keep new ones out, until commit."""
+    conn.execute("SELECT pg_advisory_xact_lock(%s, %s)", (DAY_LOCK, book_key(book_id)))
