@@ -137,6 +137,11 @@ class ColumnMap(_Section, frozen=True):
             raise ColumnMapRefused(f"{name}: {contradiction}", file=name)
         return column_map
 
+    def for_book(self, book: str) -> ColumnMap:
+        """Return the same map for another book."""
+        source = msgspec.structs.replace(self.source, book=book)
+        return msgspec.structs.replace(self, source=source)
+
     def contradiction(self) -> str | None:
         """Return what the types cannot say about the map, or None when it is sound."""
         amount = self.amount

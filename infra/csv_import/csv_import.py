@@ -137,10 +137,11 @@ def _post_rows(
         operations = [operation_of(row, plan.column_map) for row in batch]
         results = client.post_operations(operations)
         for row, operation, result in zip(batch, operations, results, strict=True):
-            if result.booked:
+            balance_minor = _balance_of(row, result)
+            if balance_minor is not None:
                 posted.booked += not result.replayed
                 posted.replayed += result.replayed
-                posted.balances[row.reference] = _balance_of(row, result)
+                posted.balances[row.reference] = balance_minor
             else:
                 posted.refused.append(_refused(row.line, operation.operation_id or "", result))
         done += len(batch)
@@ -149,8 +150,11 @@ def _post_rows(
             return
 
 
-def _balance_of(row: HistoryRow, result: LineResult) -> int:
-    return next(s.balance_minor for s in result.accounts if s.account == row.account)
+def _balance_of(row: HistoryRow, result: LineResult) -> int | None:
+    """Return the balance after this row; None when it was not booked on its own account."""
+    if not result.booked:
+        return None
+    return next((s.balance_minor for s in result.accounts if s.account == row.account), None)
 
 
 def _final_differences(

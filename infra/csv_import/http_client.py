@@ -22,9 +22,13 @@ from infra.csv_import.ledger_client import (
     LedgerUnreachable,
     LineResult,
 )
+from ledger.errors import EngineStopped, OperationRunning, Overloaded, StoreUnavailable
 from ledger.operation import OpenAccount, Operation
 
 RETRIED_STATUS = frozenset({409, 429, 502, 503, 504})
+RETRIED_CODES = frozenset(
+    error.code for error in (EngineStopped, OperationRunning, Overloaded, StoreUnavailable)
+)
 PAUSE_FIRST_S = 0.25
 PAUSE_MAX_S = 15.0
 Answered = TypeVar("Answered")
@@ -99,7 +103,7 @@ class HttpLedgerClient:
             raise _TryAgain(f"an unreadable line in the answer: {error}") from error
         if len(results) != count:
             raise _TryAgain(f"{len(results)} results for {count} lines")
-        undecided = next((result for result in results if result.retriable), None)
+        undecided = next((result for result in results if _is_undecided(result)), None)
         if undecided is not None:
             raise _TryAgain(f"{undecided.code}: {undecided.detail}")
         return results
@@ -131,6 +135,10 @@ class _TryAgain(Exception):
     def __init__(self, detail: str, pause_s: float | None = None) -> None:
         super().__init__(detail)
         self.pause_s = pause_s
+
+
+def _is_undecided(result: LineResult) -> bool:
+    return result.status == "error" and (result.retriable or result.code in RETRIED_CODES)
 
 
 def _check(response: httpx.Response) -> None:

@@ -23,6 +23,12 @@ def test_a_map_is_loaded_by_its_path(tmp_path: Path) -> None:
     assert a_map(tmp_path).types["IN"].business_type == "history_credit"
 
 
+def test_a_map_serves_another_book_when_asked() -> None:
+    column_map = ColumnMap.load("berka").for_book("berka-2")
+
+    assert (column_map.source.book, column_map.source.name) == ("berka-2", "berka")
+
+
 @pytest.mark.parametrize(
     ("line", "value", "said"),
     [

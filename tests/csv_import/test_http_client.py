@@ -126,6 +126,7 @@ def test_an_account_without_a_floor_says_so_on_the_wire() -> None:
         ((200, {}, ndjson(BOOKED[0])), 0.25),
         ((200, {}, ndjson(BOOKED[0]) + b'{"operation_id": "imp'), 0.25),
         ((200, {}, ndjson(BOOKED[0], {"status": "error", "retriable": True})), 0.25),
+        ((200, {}, ndjson(BOOKED[0], {"status": "error", "code": "overloaded"})), 0.25),
     ],
 )
 def test_what_decided_nothing_for_good_is_sent_again(
@@ -168,6 +169,14 @@ def test_a_rejected_line_is_a_result_with_its_code() -> None:
         _, second = client.post_operations(OPERATIONS)
 
     assert (second.booked, second.code, second.detail) == (False, "date_closed", "d")
+
+
+def test_a_line_in_error_for_good_is_a_result_with_its_code() -> None:
+    error = {"operation_id": "x", "status": "error", "code": "operation_id_reused"}
+    with serving((200, {}, ndjson(BOOKED[0], error))) as (client, _, pauses):
+        _, second = client.post_operations(OPERATIONS)
+
+    assert (second.booked, second.code, pauses) == (False, "operation_id_reused", [])
 
 
 def test_a_dry_run_and_a_balance_are_asked_by_their_own_addresses() -> None:

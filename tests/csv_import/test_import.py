@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from infra.csv_import import CsvRefused, import_csv
 from infra.csv_import.history import operation_of
@@ -166,6 +167,21 @@ def test_posting_stops_behind_the_first_batch_with_a_refused_row(tmp_path: Path)
 
     assert [(row.line, row.code) for row in report.refused] == [(5, "date_closed")]
     assert (report.booked, len(report.comparisons)) == (2, 2)
+
+
+def test_a_row_that_was_booked_on_another_account_is_no_success(tmp_path: Path) -> None:
+    class SendsToSuspense(LedgerInMemory):
+        """Money that could not be placed waits elsewhere, with an issue."""
+
+        def post_operations(self, operations, *, dry_run=False):  # type: ignore[no-untyped-def]
+            results = super().post_operations(operations, dry_run=dry_run)
+            return results if dry_run else [structs.replace(r, accounts=()) for r in results]
+
+    report = import_csv(a_file(tmp_path, *ROWS), a_map(tmp_path), SendsToSuspense())
+
+    assert report.booked == 0
+    assert len(report.refused) == 5
+    assert not report.complete
 
 
 def test_an_account_that_somebody_else_opened_is_used(tmp_path: Path) -> None:
