@@ -200,7 +200,8 @@ def _report(
 
 
 def _refused(line: int, operation_id: str, result: LineResult) -> RefusedRow:
-    return RefusedRow(line, operation_id, result.code or result.status, result.detail)
+    status = "booked_elsewhere" if result.booked else result.status
+    return RefusedRow(line, operation_id, result.code or status, result.detail)
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
