@@ -151,9 +151,11 @@ def _unknown(
     operation: OperationBooked, moves: Sequence[BookedLeg], ruleset: Ruleset
 ) -> Parked | None:
     """Check currencies, then that every leg's subject is in the chart, then postable."""
-    for fact in (*moves, *operation.amounts.values()):
-        if fact.currency not in ruleset.currencies:
-            return Parked(ParkedReason.UNKNOWN_CURRENCY, fact.currency)
+    currencies = [leg.currency for leg in moves]
+    currencies += [amount.currency for amount in operation.amounts.values()]
+    for currency in currencies:
+        if currency not in ruleset.currencies:
+            return Parked(ParkedReason.UNKNOWN_CURRENCY, currency)
     chart = ruleset.chart
     for leg in moves:
         if leg.subject not in chart.subjects:

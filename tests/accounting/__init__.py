@@ -1,0 +1,1 @@
+"""Tests of the accounting room: worked examples an accountant can read."""
