@@ -24,9 +24,7 @@ from ledger.operation import Leg
 R = RejectionReason
 
 STANDING_REFUSES: dict[RejectionReason, frozenset[str]] = {
-    R.ACCOUNT_CLOSED: frozenset(
-        {"in", "out", "hold", "capture", "release", "freeze", "unfreeze"}
-    ),
+    R.ACCOUNT_CLOSED: frozenset({"in", "out", "hold", "capture", "release", "freeze", "unfreeze"}),
     R.ACCOUNT_FROZEN: frozenset({"in", "out", "hold", "capture"}),
     R.ACCOUNT_LOST: frozenset({"out", "hold"}),
     R.ACCOUNT_BLOCKED: frozenset({"in", "out", "hold"}),
@@ -176,10 +174,10 @@ def standing_refusal(
     flow = flow_of(account, kind)
     if account.status != "open" and flow in STANDING_REFUSES[R.ACCOUNT_CLOSED]:
         return R.ACCOUNT_CLOSED
-    if account.whole_freezes and flow in STANDING_REFUSES[R.ACCOUNT_FROZEN]:
-        # A payout that succeeded outside has already happened: its capture is must-book.
-        if not (flow == "capture" and business_type.must_book):
-            return R.ACCOUNT_FROZEN
+    # A payout that succeeded outside has already happened: its capture is must-book.
+    happened = flow == "capture" and business_type.must_book
+    if account.whole_freezes and flow in STANDING_REFUSES[R.ACCOUNT_FROZEN] and not happened:
+        return R.ACCOUNT_FROZEN
     if account.lost and flow in STANDING_REFUSES[R.ACCOUNT_LOST]:
         return R.ACCOUNT_LOST
     reason = _STATUS_REASON.get(account.payment_status)
@@ -192,9 +190,7 @@ def standing_refusal(
     return reason
 
 
-def _passes_partial_stop(
-    account: Account, amount_minor: int, business_type: BusinessType
-) -> bool:
+def _passes_partial_stop(account: Account, amount_minor: int, business_type: BusinessType) -> bool:
     """Listed types pass; others may take only what lies above the stopped amount."""
     if business_type.code in account.partial_types:
         return True
@@ -235,9 +231,7 @@ def _decide_movement(
     else:
         available = account.available_minor
         if available is not None and available < amount:
-            return Rejection(
-                R.INSUFFICIENT_FUNDS, leg_no, account.number, f"available {available}"
-            )
+            return Rejection(R.INSUFFICIENT_FUNDS, leg_no, account.number, f"available {available}")
         balance = account.balance_minor - amount
     credit = leg.kind == "credit"
     total = (account.credit_total_minor if credit else account.debit_total_minor) + amount
@@ -305,9 +299,7 @@ def _decide_hold(
     if held > AMOUNT_MAX:
         return refuse(R.AMOUNT_OVERFLOW)
     payout = context.business_type.stage == "held"
-    return ev.AmountHeld(
-        *_still(account, leg, leg_no, context, held), hold_id, payout, expires_at
-    )
+    return ev.AmountHeld(*_still(account, leg, leg_no, context, held), hold_id, payout, expires_at)
 
 
 def _open_hold(
@@ -320,9 +312,7 @@ def _open_hold(
     if hold.payout != (context.business_type.stage == payout_stage):
         return Rejection(R.HOLD_OF_PAYOUT, leg_no, account.number, leg.hold_id or "")
     if leg.amount_minor > hold.amount_minor:
-        return Rejection(
-            R.HOLD_EXCEEDED, leg_no, account.number, f"held {hold.amount_minor}"
-        )
+        return Rejection(R.HOLD_EXCEEDED, leg_no, account.number, f"held {hold.amount_minor}")
     return hold
 
 
@@ -390,9 +380,7 @@ def _decide_unfreeze(
     if freeze.authority != leg.authority:
         return Rejection(R.OTHER_AUTHORITY, leg_no, account.number, freeze.authority)
     if leg.amount_minor > freeze.amount_minor:
-        return Rejection(
-            R.FREEZE_EXCEEDED, leg_no, account.number, f"frozen {freeze.amount_minor}"
-        )
+        return Rejection(R.FREEZE_EXCEEDED, leg_no, account.number, f"frozen {freeze.amount_minor}")
     return ev.AmountUnfrozen(
         *_still(account, leg, leg_no, context, account.held_minor),
         leg.freeze_id or "",

@@ -11,7 +11,7 @@ import msgspec
 
 from ledger import events as ev
 from ledger import operation as op
-from ledger.account import Account, LegContext, decide_leg, flow_of, instant_text
+from ledger.account import Account, LegContext
 from ledger.business_types import BusinessType, BusinessTypes
 from ledger.codec import Row, account_stream, operation_stream, row_of
 from ledger.commands import CommandContext, decide_change, decide_open
@@ -23,94 +23,41 @@ from ledger.errors import (
     VersionMismatch,
 )
 from ledger.evolve import evolve
+from ledger.expiry import decide_expiry, expired_holds
+from ledger.job import (
+    Decided,
+    Job,
+    Loaded,
+    Missing,
+    Outcome,
+    Recordable,
+    Recorded,
+    command_account,
+    touched_account,
+)
+from ledger.legs import Legs, SuspenseOf, decide_legs
 from ledger.original import Original, original_of, part_name, refund_of, stage_refusal
 
 R = RejectionReason
-ENGINE = "daybook"  # the principal of what the engine does by itself
-Recordable = ev.OperationBooked | ev.OperationRejected | ev.CommandBooked | ev.CommandRejected
 
 
-class Recorded(msgspec.Struct, frozen=True):
-    """The permanent record of an operation id: position in the log, or row in this batch."""
-
-    event: Recordable
-    position: int | None = None
-    row: int | None = None
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What one caller asks for: submissions that are answered together, of one book."""
-
-    book_id: str
-    submissions: tuple[op.Submission, ...]
-    atomic: bool = False
-    dry_run: bool = False
-    sweep: tuple[str, ...] = ()
-
-
-class Loaded(msgspec.Struct):
-    """What a batch is decided on. A number maps to None when no such account exists."""
-
-    book_id: str
-    open_date: str
-    closed_through: str | None
-    accounts: dict[str, Account | None]
-    originals: dict[str, Original | None]
-    recorded: dict[str, Recorded]
-    unvouchered: frozenset[str] = frozenset()
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What an id came to: its record, and whether it had been there before."""
-
-    record: Recorded
-    replayed: bool = False
-
-
-class Decided(msgspec.Struct):
-    """Rows to append, heads to write, what each job's submissions came to."""
-
-    rows: list[Row]
-    touched: dict[str, Account]
-    opened: set[str]
-    totals: dict[str, tuple[int, int]]
-    outcomes: list[list[Outcome | LedgerError]]
-
-
-class Missing(Exception):
-    """The decision reads accounts or originals that are not loaded yet: load and decide again."""
-
-    def __init__(self, accounts: set[str] | None = None, originals: set[str] | None = None):
-        super().__init__()
-        self.accounts = accounts or set()
-        self.originals = originals or set()
-
-
-def decide_batch(
-    jobs: list[Job], loaded: Loaded, types: BusinessTypes, booked_at: str
-) -> Decided:
+def decide_batch(jobs: list[Job], loaded: Loaded, types: BusinessTypes, booked_at: str) -> Decided:
     """Decide all jobs in order on `loaded`, which is left as it was. Raises `Missing`."""
     decider = _Decider(loaded, types, booked_at)
     decider.expire_holds()
     outcomes = [decider.decide_job(job) for job in jobs]
-    return Decided(
-        decider.rows, decider.touched, decider.opened, decider.totals, outcomes
-    )
+    return Decided(decider.rows, decider.touched, decider.opened, decider.totals, outcomes)
 
 
-def suspense_number(currency: str) -> str:
-    """Return the number of the book's suspense account in a currency."""
-    return f"SUSPENSE-{currency}"
+class _State(msgspec.Struct, frozen=True):
+    """The decider's state at a point it may go back to."""
 
-
-class _Legs(msgspec.Struct):
-    """The legs of one operation while they are decided: nothing of it is applied yet."""
-
-    accounts: dict[str, Account]
-    events: list[tuple[str, ev.AccountEvent]]
-    booked: list[ev.BookedLeg]
-    issues: list[ev.Issue]
-    openers: dict[str, str]
+    rows: int
+    touched: dict[str, Account]
+    opened: set[str]
+    totals: dict[str, tuple[int, int]]
+    recorded: dict[str, Recorded]
+    originals: dict[str, Original]
 
 
 class _Decider:
@@ -120,6 +67,7 @@ class _Decider:
         self.loaded = loaded
         self.types = types
         self.booked_at = booked_at
+        self.suspense = SuspenseOf(loaded.book_id, types.suspense_subject)
         self.rows: list[Row] = []
         self.touched: dict[str, Account] = {}
         self.opened: set[str] = set()
@@ -130,7 +78,7 @@ class _Decider:
     # --- jobs -----------------------------------------------------------------------------
 
     def decide_job(self, job: Job) -> list[Outcome | LedgerError]:
-        """Decide one job; an atomic one is all booked or all rejected, a dry run leaves no trace."""
+        """Decide one job: atomic is all booked or all rejected, a dry run leaves no trace."""
         if not (job.atomic or job.dry_run):
             return [self._decide(submission) for submission in job.submissions]
         before = self._state()
@@ -142,8 +90,8 @@ class _Decider:
             self._restore(before)
         return outcomes
 
-    def _state(self) -> tuple[object, ...]:
-        return (
+    def _state(self) -> _State:
+        return _State(
             len(self.rows),
             dict(self.touched),
             set(self.opened),
@@ -152,15 +100,11 @@ class _Decider:
             dict(self.originals),
         )
 
-    def _restore(self, state: tuple[object, ...]) -> None:
-        del self.rows[state[0] :]  # type: ignore[misc]
-        self.touched, self.opened, self.totals, self.recorded, self.originals = (  # type: ignore[assignment]
-            dict(state[1]),  # type: ignore[call-overload]
-            set(state[2]),  # type: ignore[call-overload]
-            dict(state[3]),  # type: ignore[call-overload]
-            dict(state[4]),  # type: ignore[call-overload]
-            dict(state[5]),  # type: ignore[call-overload]
-        )
+    def _restore(self, state: _State) -> None:
+        del self.rows[state.rows :]
+        self.touched, self.opened = dict(state.touched), set(state.opened)
+        self.totals, self.recorded = dict(state.totals), dict(state.recorded)
+        self.originals = dict(state.originals)
 
     def _reject_all(
         self, job: Job, outcomes: list[Outcome | LedgerError], guilty: int
@@ -168,9 +112,7 @@ class _Decider:
         """Record every new operation of an atomic batch as rejected; errors record nothing."""
         errors = [o for o in outcomes if isinstance(o, LedgerError)]
         if errors:
-            return [
-                o if isinstance(o, LedgerError) or o.replayed else errors[0] for o in outcomes
-            ]
+            return [o if isinstance(o, LedgerError) or o.replayed else errors[0] for o in outcomes]
         result: list[Outcome | LedgerError] = []
         for submission, outcome in zip(job.submissions, outcomes, strict=True):
             assert isinstance(outcome, Outcome)
@@ -218,14 +160,17 @@ class _Decider:
         if rejection is not None:
             return self._reject(submission, rejection)
         original: Original | None = None
-        if operation.original_operation_id is not None or kind.refund or kind.correction or (
-            kind.stage not in (None, "held")
+        if (
+            operation.original_operation_id is not None
+            or kind.refund
+            or kind.correction
+            or (kind.stage not in (None, "held"))
         ):
             found = self._find_original(operation, kind)
             if isinstance(found, Rejection):
                 return self._reject(submission, found)
             original = found
-        legs = self._decide_legs(operation.legs, context)
+        legs = decide_legs(operation.legs, context, self._account, self.suspense)
         if isinstance(legs, Rejection):
             return self._reject(submission, legs)
         refunded: dict[str, int] = {}
@@ -250,9 +195,7 @@ class _Decider:
             return Rejection(R.DATE_CLOSED, detail=f"closed through {closed}")
         return None
 
-    def _find_original(
-        self, operation: op.Operation, kind: BusinessType
-    ) -> Original | Rejection:
+    def _find_original(self, operation: op.Operation, kind: BusinessType) -> Original | Rejection:
         original_id = operation.original_operation_id
         if original_id is None:
             return Rejection(R.UNKNOWN_ORIGINAL, detail="original_operation_id is needed")
@@ -279,7 +222,7 @@ class _Decider:
         return self.loaded.originals[operation_id]
 
     def _check_original(
-        self, original: Original, kind: BusinessType, operation: op.Operation, legs: _Legs
+        self, original: Original, kind: BusinessType, operation: op.Operation, legs: Legs
     ) -> dict[str, int] | Rejection:
         if kind.stage in ("succeeded", "failed"):
             for account, hold_id in original.holds:
@@ -307,112 +250,6 @@ class _Decider:
         except KeyError:
             raise Missing(accounts={number}) from None
 
-    def _decide_legs(
-        self, requested: tuple[op.Leg, ...], context: LegContext
-    ) -> _Legs | Rejection:
-        legs = _Legs({}, [], [], [], {})
-        for leg_no, leg in enumerate(requested, start=1):
-            account = legs.accounts.get(leg.account) or self._account(leg.account)
-            if account is None:
-                decision: ev.Moved | Rejection = Rejection(
-                    R.UNKNOWN_ACCOUNT, leg_no, leg.account
-                )
-            else:
-                if leg.hold_id is not None and leg.kind != "hold":
-                    hold = account.holds.get(leg.hold_id)
-                    if hold is not None:
-                        legs.openers[hold.operation_id] = leg.kind
-                decision = decide_leg(account, leg, leg_no, context)
-            if isinstance(decision, Rejection):
-                if not self._goes_to_suspense(account, leg, context):
-                    return decision
-                decision = self._suspend(legs, leg, leg_no, context, decision)
-                account = legs.accounts[decision.account]
-            else:
-                assert account is not None
-                account = evolve(account, decision)
-                legs.accounts[account.number] = account
-                legs.events.append((account.number, decision))
-            legs.booked.append(
-                ev.BookedLeg(
-                    leg_no,
-                    leg.kind,
-                    account.number,
-                    account.type,
-                    account.subject,
-                    account.currency,
-                    leg.amount_minor,
-                    account.version,
-                    account.balance_minor,
-                    account.held_minor,
-                    account.normal_side,
-                    leg.hold_id,
-                    leg.part,
-                    None if account.number == leg.account else leg.account,
-                )
-            )
-        return legs
-
-    def _goes_to_suspense(self, account: Account | None, leg: op.Leg, context: LegContext) -> bool:
-        """Must-book inflows are never refused: the channel has already taken the money."""
-        if not context.business_type.must_book or leg.kind not in ("credit", "debit"):
-            return False
-        if account is None:
-            return leg.kind == "credit"
-        return flow_of(account, leg.kind) == "in" and account.normal_side == "credit"
-
-    def _suspend(
-        self, legs: _Legs, leg: op.Leg, leg_no: int, context: LegContext, why: Rejection
-    ) -> ev.AccountCredited:
-        """Credit the book's suspense account instead, with an issue for a person to clear."""
-        number = suspense_number(leg.currency)
-        account = legs.accounts.get(number) or self._account(number)
-        if account is None:
-            opening = self._open_suspense(number, leg.currency, context)
-            legs.events.append((number, opening))
-            account = evolve(None, opening)
-        event = ev.AccountCredited(
-            number,
-            context.operation_id,
-            leg_no,
-            context.business_type.code,
-            leg.amount_minor,
-            account.balance_minor,
-            account.balance_minor + leg.amount_minor,
-            account.held_minor,
-            account.version + 1,
-            context.business_date,
-            context.value_date,
-            self.booked_at,
-            leg.account,
-        )
-        legs.accounts[number] = evolve(account, event)
-        legs.events.append((number, event))
-        legs.issues.append(
-            ev.Issue(
-                "suspense", leg_no, number, leg.account, leg.amount_minor, leg.currency, why.reason
-            )
-        )
-        return event
-
-    def _open_suspense(
-        self, number: str, currency: str, context: LegContext
-    ) -> ev.AccountOpened:
-        return ev.AccountOpened(
-            book_id=self.loaded.book_id,
-            account=number,
-            owner=ENGINE,
-            type="suspense",
-            subject=self.types.suspense_subject,
-            currency=currency,
-            normal_side="credit",
-            version=1,
-            business_date=context.business_date,
-            booked_at=self.booked_at,
-            principal=ENGINE,
-            command_id=f"daybook:open:{number}",
-        )
-
     # --- writing down ---------------------------------------------------------------------
 
     def _book(
@@ -420,7 +257,7 @@ class _Decider:
         submission: op.Submission,
         operation: op.Operation,
         context: LegContext,
-        legs: _Legs,
+        legs: Legs,
         original: Original | None,
         refunded: dict[str, int],
     ) -> Outcome:
@@ -601,91 +438,23 @@ class _Decider:
         return Outcome(record)
 
     def expire_holds(self) -> None:
-        """Book `expire:<account>:<hold>` for every loaded hold whose expiry has come."""
-        for number in sorted(n for n, a in self.loaded.accounts.items() if a and a.holds):
-            account = self.loaded.accounts[number]
-            assert account is not None
-            for hold_id, hold in sorted(account.holds.items()):
-                if hold.expires_at is not None and hold.expires_at <= self.booked_at:
-                    self._expire(number, hold_id, hold.amount_minor, hold.operation_id)
-
-    def _expire(self, number: str, hold_id: str, amount_minor: int, opener: str) -> None:
-        account = self._account(number)
-        assert account is not None
-        operation_id = f"expire:{number}:{hold_id}:{opener}"
-        business_date = max(self.loaded.open_date, account.business_date or "")
-        event = ev.HoldExpired(
-            number,
-            operation_id,
-            1,
-            "hold_expiry",
-            amount_minor,
-            account.balance_minor,
-            account.balance_minor,
-            account.held_minor - amount_minor,
-            account.version + 1,
-            business_date,
-            business_date,
-            self.booked_at,
-            hold_id,
-        )
-        after = evolve(account, event)
-        leg = op.Leg("release", number, amount_minor, account.currency, hold_id=hold_id)
-        operation = op.Operation("hold_expiry", (leg,), operation_id)
-        booked = ev.BookedLeg(
-            1,
-            "release",
-            number,
-            after.type,
-            after.subject,
-            after.currency,
-            amount_minor,
-            after.version,
-            after.balance_minor,
-            after.held_minor,
-            after.normal_side,
-            hold_id,
-        )
-        legs = _Legs({number: after}, [(number, event)], [booked], [], {opener: "expired"})
-        submission = op.Submission(
-            self.loaded.book_id,
-            ENGINE,
-            operation_id,
-            op.fingerprint_of(self.loaded.book_id, operation),
-            operation,
-        )
-        context = LegContext(
-            operation_id,
-            self.types.types["hold_expiry"],
-            business_date,
-            business_date,
-            self.booked_at,
-        )
-        self._book(submission, operation, context, legs, None, {})
-
-
-def command_account(submission: op.Submission) -> str:
-    """Return the number of the account that a command is about."""
-    if isinstance(submission.body, op.OpenAccount):
-        return submission.body.account
-    assert submission.account is not None
-    return submission.account
-
-
-def touched_account(account: Account) -> ev.TouchedAccount:
-    """Return what an answer says of an account."""
-    return ev.TouchedAccount(
-        account.number,
-        account.currency,
-        account.balance_minor,
-        account.available_minor,
-        account.held_minor,
-        account.frozen_minor,
-        account.version,
-        account.previous_balance_minor,
-        account.day_debits_minor,
-        account.day_credits_minor,
-    )
+        """Book the expiry of every loaded hold whose time has come, in account order."""
+        for number, account in sorted(self.loaded.accounts.items()):
+            if account is None or not account.holds:
+                continue
+            for hold_id, hold in expired_holds(account, self.booked_at):
+                current = self._account(number)
+                assert current is not None
+                submission, context, legs = decide_expiry(
+                    current,
+                    hold_id,
+                    hold,
+                    kind=self.types.types["hold_expiry"],
+                    open_date=self.loaded.open_date,
+                    booked_at=self.booked_at,
+                )
+                assert isinstance(submission.body, op.Operation)
+                self._book(submission, submission.body, context, legs, None, {})
 
 
 def _named_amounts(operation: op.Operation) -> dict[str, ev.NamedAmount]:
@@ -700,7 +469,7 @@ def _named_amounts(operation: op.Operation) -> dict[str, ev.NamedAmount]:
     }
 
 
-def _relation(kind: BusinessType, original: Original | None, legs: _Legs) -> str | None:
+def _relation(kind: BusinessType, original: Original | None, legs: Legs) -> str | None:
     if original is not None:
         if kind.refund:
             return "refund"
@@ -720,36 +489,3 @@ def _first_not_booked(outcomes: list[Outcome | LedgerError]) -> int | None:
         ):
             return index
     return None
-
-
-def answer_of(outcome: Outcome, first_id: int, *, dry_run: bool = False) -> op.Answer:
-    """Build the caller's answer from the record; `first_id` is the batch's first position."""
-    record = outcome.record
-    event = record.event
-    position = record.position
-    if position is None and record.row is not None and not dry_run:
-        position = first_id + record.row
-    booked = isinstance(event, ev.OperationBooked | ev.CommandBooked)
-    common = op.Answer(
-        operation_id=event.operation_id,
-        status="booked" if booked else "rejected",
-        replayed=outcome.replayed,
-        position=position,
-        business_date=event.business_date,
-        booked_at=event.booked_at,
-        accounting_status="pending" if isinstance(event, ev.OperationBooked) else None,
-        dry_run=dry_run,
-    )
-    if isinstance(event, ev.OperationBooked):
-        return msgspec.structs.replace(
-            common, accounts=event.accounts, legs=event.legs, issues=event.issues
-        )
-    if isinstance(event, ev.CommandBooked):
-        return msgspec.structs.replace(common, accounts=(event.touched,))
-    leg_no = event.leg_no if isinstance(event, ev.OperationRejected) else 0
-    return msgspec.structs.replace(
-        common, code=event.reason, leg_no=leg_no, account=event.account, detail=event.detail
-    )
-
-
-__all__ = ["Decided", "Job", "Loaded", "Missing", "Outcome", "answer_of", "decide_batch", "instant_text"]

@@ -81,9 +81,7 @@ def open_book(
     return Book(book_id, name, open_date, None, 1)
 
 
-def open_day(
-    conn: Connection[Any], book_id: str, date: dt.date, *, principal: str
-) -> Book:
+def open_day(conn: Connection[Any], book_id: str, date: dt.date, *, principal: str) -> Book:
     """Move the open business date forward. The same date again changes nothing.
 
     Raises `NotFound` for an unknown book and `DayRefused` for a date in the past of the book.
@@ -113,9 +111,7 @@ def _append_in_tx(cursor: Cursor[Any], book_id: str, version: int, event_at: Any
     end = log.lock_log_in_tx(cursor, book_id)
     booked_at = max(instant_text(dt.datetime.now(dt.UTC)), end.booked_at)
     row = row_of(book_stream(book_id), version, event_at(booked_at))
-    log.append_in_tx(
-        cursor, [row], end=end, book_id=book_id, booked_at=booked_at, totals={}
-    )
+    log.append_in_tx(cursor, [row], end=end, book_id=book_id, booked_at=booked_at, totals={})
     return booked_at
 
 

@@ -26,8 +26,7 @@ encode_state = msgspec.json.Encoder().encode
 
 _CROCKFORD = {c: i for i, c in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
 _DECODERS: dict[str, msgspec.json.Decoder[events.LedgerEvent]] = {
-    TOPIC_PREFIX + cls.__name__: msgspec.json.Decoder(cls)
-    for cls in events.LedgerEvent.__args__
+    TOPIC_PREFIX + cls.__name__: msgspec.json.Decoder(cls) for cls in events.LedgerEvent.__args__
 }
 TOPIC_OF: dict[type, bytes] = {
     cls: (TOPIC_PREFIX + cls.__name__).encode() for cls in events.LedgerEvent.__args__
@@ -66,9 +65,7 @@ def stream_bytes(kind: str, book_id: str, identifier: str) -> bytes:
     digest = hashlib.sha256(f"{kind}\x00{book_id}\x00{identifier}".encode()).digest()
     head = (_time_prefix(identifier) if kind == "operation" else None) or digest[16:22]
     return (
-        head
-        + bytes((0x80 | digest[0] & 0x0F, digest[1], 0x80 | digest[2] & 0x3F))
-        + digest[3:10]
+        head + bytes((0x80 | digest[0] & 0x0F, digest[1], 0x80 | digest[2] & 0x3F)) + digest[3:10]
     )
 
 

@@ -159,9 +159,7 @@ def _payment_status(
 def _reserve(
     account: Account, change: op.SetReserve, context: CommandContext
 ) -> ev.ReserveSet | Rejection:
-    return ev.ReserveSet(
-        reserve_minor=change.reserve_minor, **_common(account, change, context)
-    )
+    return ev.ReserveSet(reserve_minor=change.reserve_minor, **_common(account, change, context))
 
 
 def _credit_limit(

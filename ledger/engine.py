@@ -20,7 +20,7 @@ import psycopg
 from psycopg import Connection
 
 from ledger.account import instant_text
-from ledger.batch import Decided, Job, Missing, answer_of, decide_batch
+from ledger.batch import decide_batch
 from ledger.business_types import BusinessTypes
 from ledger.errors import (
     EngineStopped,
@@ -30,6 +30,7 @@ from ledger.errors import (
     StoreUnavailable,
 )
 from ledger.heads import select_expired_in_tx, write_heads_in_tx
+from ledger.job import Decided, Job, Missing, answer_of
 from ledger.loading import Wanted, load_in_tx
 from ledger.log import Log, LogEnd, lock_day_shared_in_tx
 from ledger.operation import Result
@@ -263,7 +264,9 @@ class Engine:
         results: Results = []
         for part in parts:
             answer = self._book([part])[0]
-            results += [answer] * len(part.submissions) if isinstance(answer, LedgerError) else answer
+            results += (
+                [answer] * len(part.submissions) if isinstance(answer, LedgerError) else answer
+            )
         return [results]
 
     def _book_in_own_tx(

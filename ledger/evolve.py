@@ -99,9 +99,7 @@ def _held(after: Account, event: ev.AmountHeld) -> None:
         _use_limit(after, event)
 
 
-def _reduce_hold(
-    after: Account, event: ev.HoldReleased | ev.HoldCaptured | ev.HoldExpired
-) -> None:
+def _reduce_hold(after: Account, event: ev.HoldReleased | ev.HoldCaptured | ev.HoldExpired) -> None:
     after.held_minor = event.held_minor
     holds = dict(after.holds)
     hold = holds.pop(event.hold_id)
@@ -134,7 +132,9 @@ def _amount_unfrozen(after: Account, event: ev.AmountUnfrozen) -> None:
     after.freezes = freezes
 
 
-def _use_limit(after: Account, event: ev.AccountCredited | ev.AccountDebited | ev.AmountHeld) -> None:
+def _use_limit(
+    after: Account, event: ev.AccountCredited | ev.AccountDebited | ev.AmountHeld
+) -> None:
     limit = after.limits.get(event.business_type)
     if limit is None:
         return

@@ -13,10 +13,10 @@ import msgspec
 from psycopg import Cursor
 
 from ledger.account import Account
-from ledger.batch import Job, Loaded, Missing, command_account
 from ledger.business_types import BusinessTypes
 from ledger.errors import UnknownName
 from ledger.heads import select_accounts_in_tx
+from ledger.job import Job, Loaded, Missing, command_account
 from ledger.log import Log, LogEnd
 from ledger.operation import CloseAccount, OpenAccount, Operation
 from ledger.recall import (
@@ -108,9 +108,7 @@ def load_in_tx(
     return loaded, end
 
 
-def _openers(
-    accounts: dict[str, Account | None], hold_legs: Iterable[tuple[str, str]]
-) -> set[str]:
+def _openers(accounts: dict[str, Account | None], hold_legs: Iterable[tuple[str, str]]) -> set[str]:
     """Return the operations that opened the holds which releases and captures name."""
     openers: set[str] = set()
     for number, hold_id in hold_legs:

@@ -13,7 +13,6 @@ from typing import Any
 
 from psycopg import Cursor
 
-from ledger.batch import Recorded
 from ledger.business_types import BusinessTypes
 from ledger.codec import account_stream, decode_event, operation_stream
 from ledger.errors import LogCorrupt
@@ -24,6 +23,7 @@ from ledger.events import (
     OperationFollowed,
     OperationRejected,
 )
+from ledger.job import Recorded
 from ledger.original import Original, original_of
 
 SELECT_RECORDS = """

@@ -41,6 +41,4 @@ def _recorded(struct: type[msgspec.Struct]) -> type[RecordedEvent]:
     )
 
 
-globals().update(
-    {struct.__name__: _recorded(struct) for struct in events.LedgerEvent.__args__}
-)
+globals().update({struct.__name__: _recorded(struct) for struct in events.LedgerEvent.__args__})

@@ -87,9 +87,7 @@ def _row_of(event: StoredEvent) -> Row:
     originator_id = event.originator_id
     if isinstance(originator_id, str):
         originator_id = UUID(originator_id)
-    return Row(
-        originator_id.bytes, event.originator_version, event.topic.encode(), event.state
-    )
+    return Row(originator_id.bytes, event.originator_version, event.topic.encode(), event.state)
 
 
 class Factory(PostgresFactory):

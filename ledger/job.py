@@ -1,0 +1,128 @@
+"""What goes into a batch and what comes out: jobs, loaded state, records, outcomes, answers.
+
+Invariant: an answer is built from a record alone, so the first answer can be given again for
+ever, after a restart and from any process.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ledger import events as ev
+from ledger import operation as op
+from ledger.account import Account
+from ledger.codec import Row
+from ledger.errors import LedgerError
+from ledger.original import Original
+
+Recordable = ev.OperationBooked | ev.OperationRejected | ev.CommandBooked | ev.CommandRejected
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """The permanent record of an operation id: position in the log, or row in this batch."""
+
+    event: Recordable
+    position: int | None = None
+    row: int | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What one caller asks for: submissions that are answered together, of one book."""
+
+    book_id: str
+    submissions: tuple[op.Submission, ...]
+    atomic: bool = False
+    dry_run: bool = False
+    sweep: tuple[str, ...] = ()
+
+
+class Loaded(msgspec.Struct):
+    """What a batch is decided on. A number maps to None when no such account exists."""
+
+    book_id: str
+    open_date: str
+    closed_through: str | None
+    accounts: dict[str, Account | None]
+    originals: dict[str, Original | None]
+    recorded: dict[str, Recorded]
+    unvouchered: frozenset[str] = frozenset()
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What an id came to: its record, and whether it had been there before."""
+
+    record: Recorded
+    replayed: bool = False
+
+
+class Decided(msgspec.Struct):
+    """Rows to append, heads to write, what each job's submissions came to."""
+
+    rows: list[Row]
+    touched: dict[str, Account]
+    opened: set[str]
+    totals: dict[str, tuple[int, int]]
+    outcomes: list[list[Outcome | LedgerError]]
+
+
+class Missing(Exception):
+    """The decision reads accounts or originals that are not loaded yet: load and decide again."""
+
+    def __init__(self, accounts: set[str] | None = None, originals: set[str] | None = None):
+        super().__init__()
+        self.accounts = accounts or set()
+        self.originals = originals or set()
+
+
+def command_account(submission: op.Submission) -> str:
+    """Return the number of the account that a command is about."""
+    if isinstance(submission.body, op.OpenAccount):
+        return submission.body.account
+    assert submission.account is not None
+    return submission.account
+
+
+def touched_account(account: Account) -> ev.TouchedAccount:
+    """Return what an answer says of an account."""
+    return ev.TouchedAccount(
+        account.number,
+        account.currency,
+        account.balance_minor,
+        account.available_minor,
+        account.held_minor,
+        account.frozen_minor,
+        account.version,
+        account.previous_balance_minor,
+        account.day_debits_minor,
+        account.day_credits_minor,
+    )
+
+
+def answer_of(outcome: Outcome, first_id: int, *, dry_run: bool = False) -> op.Answer:
+    """Build the caller's answer from the record; `first_id` is the batch's first position."""
+    record = outcome.record
+    event = record.event
+    position = record.position
+    if position is None and record.row is not None and not dry_run:
+        position = first_id + record.row
+    booked = isinstance(event, ev.OperationBooked | ev.CommandBooked)
+    common = op.Answer(
+        operation_id=event.operation_id,
+        status="booked" if booked else "rejected",
+        replayed=outcome.replayed,
+        position=position,
+        business_date=event.business_date,
+        booked_at=event.booked_at,
+        accounting_status="pending" if isinstance(event, ev.OperationBooked) else None,
+        dry_run=dry_run,
+    )
+    if isinstance(event, ev.OperationBooked):
+        return msgspec.structs.replace(
+            common, accounts=event.accounts, legs=event.legs, issues=event.issues
+        )
+    if isinstance(event, ev.CommandBooked):
+        return msgspec.structs.replace(common, accounts=(event.touched,))
+    leg_no = event.leg_no if isinstance(event, ev.OperationRejected) else 0
+    return msgspec.structs.replace(
+        common, code=event.reason, leg_no=leg_no, account=event.account, detail=event.detail
+    )

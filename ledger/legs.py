@@ -1,0 +1,166 @@
+"""Decide the legs of one operation: all pass, or the first rejection is the answer. Pure.
+
+Invariant: nothing of an operation is applied while its legs are decided; a must-book inflow
+is never refused: what its target cannot take goes to the book's suspense account, with an
+issue for a person to clear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from ledger import events as ev
+from ledger import operation as op
+from ledger.account import Account, LegContext, decide_leg, flow_of
+from ledger.errors import Rejection, RejectionReason
+from ledger.evolve import evolve
+
+ENGINE = "daybook"  # the principal of what the engine does by itself
+Lookup = Callable[[str], Account | None]
+
+
+class Legs(msgspec.Struct):
+    """The legs of one operation as decided: heads after, events, what the record says."""
+
+    accounts: dict[str, Account]
+    events: list[tuple[str, ev.AccountEvent]]
+    booked: list[ev.BookedLeg]
+    issues: list[ev.Issue]
+    openers: dict[str, str]
+
+
+class SuspenseOf(msgspec.Struct, frozen=True):
+    """Whose suspense accounts: the book, and the subject they tie to."""
+
+    book_id: str
+    subject: str
+
+
+def suspense_number(currency: str) -> str:
+    """Return the number of the book's suspense account in a currency."""
+    return f"SUSPENSE-{currency}"
+
+
+def decide_legs(
+    requested: tuple[op.Leg, ...], context: LegContext, lookup: Lookup, suspense: SuspenseOf
+) -> Legs | Rejection:
+    """Decide legs in order, each on what the ones before it left; `lookup` finds heads."""
+    legs = Legs({}, [], [], [], {})
+    for leg_no, leg in enumerate(requested, start=1):
+        account = legs.accounts.get(leg.account) or lookup(leg.account)
+        if account is None:
+            decision: ev.Moved | Rejection = Rejection(
+                RejectionReason.UNKNOWN_ACCOUNT, leg_no, leg.account
+            )
+        else:
+            if leg.hold_id is not None and leg.kind != "hold":
+                hold = account.holds.get(leg.hold_id)
+                if hold is not None:
+                    legs.openers[hold.operation_id] = leg.kind
+            decision = decide_leg(account, leg, leg_no, context)
+        if isinstance(decision, Rejection):
+            if not _goes_to_suspense(account, leg, context):
+                return decision
+            account = _suspend(legs, leg, leg_no, context, decision, lookup, suspense)
+        else:
+            assert account is not None
+            account = evolve(account, decision)
+            legs.accounts[account.number] = account
+            legs.events.append((account.number, decision))
+        legs.booked.append(booked_leg(leg, leg_no, account))
+    return legs
+
+
+def booked_leg(leg: op.Leg, leg_no: int, account: Account) -> ev.BookedLeg:
+    """Return the record of a leg on the account that took it, as it is afterwards."""
+    return ev.BookedLeg(
+        leg_no,
+        leg.kind,
+        account.number,
+        account.type,
+        account.subject,
+        account.currency,
+        leg.amount_minor,
+        account.version,
+        account.balance_minor,
+        account.held_minor,
+        account.normal_side,
+        leg.hold_id,
+        leg.part,
+        None if account.number == leg.account else leg.account,
+    )
+
+
+def _goes_to_suspense(account: Account | None, leg: op.Leg, context: LegContext) -> bool:
+    """Tell whether the leg is an inflow that the outside world has already done."""
+    if not context.business_type.must_book or leg.kind != "credit":
+        return False
+    return account is None or flow_of(account, leg.kind) == "in"
+
+
+def _suspend(
+    legs: Legs,
+    leg: op.Leg,
+    leg_no: int,
+    context: LegContext,
+    why: Rejection,
+    lookup: Lookup,
+    suspense: SuspenseOf,
+) -> Account:
+    """Credit the suspense account instead; it is opened when the book has none yet."""
+    number = suspense_number(leg.currency)
+    account = legs.accounts.get(number) or lookup(number)
+    if account is None:
+        opening = _suspense_opened(number, leg.currency, context, suspense)
+        legs.events.append((number, opening))
+        account = evolve(None, opening)
+    event = ev.AccountCredited(
+        number,
+        context.operation_id,
+        leg_no,
+        context.business_type.code,
+        leg.amount_minor,
+        account.balance_minor,
+        account.balance_minor + leg.amount_minor,
+        account.held_minor,
+        account.version + 1,
+        max(context.business_date, account.business_date or ""),
+        context.value_date,
+        context.booked_at,
+        leg.account,
+    )
+    legs.accounts[number] = evolve(account, event)
+    legs.events.append((number, event))
+    legs.issues.append(
+        ev.Issue(
+            "suspense",
+            leg_no,
+            number,
+            leg.account,
+            leg.amount_minor,
+            leg.currency,
+            why.reason,
+        )
+    )
+    return legs.accounts[number]
+
+
+def _suspense_opened(
+    number: str, currency: str, context: LegContext, suspense: SuspenseOf
+) -> ev.AccountOpened:
+    return ev.AccountOpened(
+        book_id=suspense.book_id,
+        account=number,
+        owner=ENGINE,
+        type="suspense",
+        subject=suspense.subject,
+        currency=currency,
+        normal_side="credit",
+        version=1,
+        business_date=context.business_date,
+        booked_at=context.booked_at,
+        principal=ENGINE,
+        command_id=f"daybook:open:{number}",
+    )
