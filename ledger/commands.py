@@ -75,7 +75,8 @@ def decide_change(
         return Rejection(R.DATE_BEFORE_ACCOUNT, 0, account.number)
     if account.status != "open" and not isinstance(change, op.RegisterInquiry):
         return Rejection(R.ACCOUNT_CLOSED, 0, account.number)
-    return _DECIDE[type(change)](account, change, context)
+    decision: ev.Administered | Rejection = _DECIDE[type(change)](account, change, context)
+    return decision
 
 
 def _common(account: Account, change: op.Change, context: CommandContext) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Engine:
         *,
         clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         steady: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
-        reach: Callable[[str], None] = lambda step: None,
+        reach: Callable[[str], None] = lambda _step: None,
     ) -> None:
         self.types = types
         self.settings = settings or EngineSettings()
@@ -129,7 +129,7 @@ class Engine:
         return self
 
     def submit(self, job: Job, on_done: Callable[[Ticket], None] | None = None) -> Ticket:
-        """Queue a job. Raises `Overloaded` when the queue is full, `EngineStopped` when draining."""
+        """Queue a job. Raises `Overloaded` (queue full) or `EngineStopped` (draining)."""
         ticket = Ticket(job, on_done)
         with self._wake:
             if self._stopping is not None:

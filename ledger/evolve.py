@@ -7,6 +7,7 @@ audit and replay use this one function. It reads no clock: `booked_at` comes wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import Any
 
 import msgspec
@@ -55,7 +56,7 @@ def evolve(account: Account | None, event: ev.AccountEvent) -> Account:
     if account is None:
         assert isinstance(event, ev.AccountOpened)
         return opened(event)
-    after = account.__copy__()
+    after = copy(account)
     after.version = event.version
     if event.business_date != account.business_date:
         # The day's first booking rolls yesterday's balance.
@@ -164,15 +165,15 @@ def _unfrozen(after: Account, event: ev.AccountUnfrozen) -> None:
     after.whole_freezes -= 1
 
 
-def _closed(after: Account, event: ev.AccountClosed) -> None:
+def _closed(after: Account, _event: ev.AccountClosed) -> None:
     after.status = "closed"
 
 
-def _loss_reported(after: Account, event: ev.AccountLossReported) -> None:
+def _loss_reported(after: Account, _event: ev.AccountLossReported) -> None:
     after.lost = True
 
 
-def _found(after: Account, event: ev.AccountFound) -> None:
+def _found(after: Account, _event: ev.AccountFound) -> None:
     after.lost = False
 
 

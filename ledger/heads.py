@@ -25,13 +25,10 @@ HEAD_COLUMNS = """
     day_debits, day_credits, debit_total, credit_total, whole_freezes,
     opened_at, opened_by, opened_date::text, holds_open, freezes_open, limits_set, account_id
 """
-LOCK_HEADS = f"""
-    SELECT {HEAD_COLUMNS} FROM ledger.accounts
-    WHERE account_id = ANY(%s) ORDER BY account_id FOR UPDATE
-"""
-SELECT_HEADS = f"""
-    SELECT {HEAD_COLUMNS} FROM ledger.accounts WHERE account_id = ANY(%s) ORDER BY account_id
-"""
+SELECT_HEADS = (
+    "SELECT" + HEAD_COLUMNS + "FROM ledger.accounts WHERE account_id = ANY(%s) ORDER BY account_id"
+)
+LOCK_HEADS = SELECT_HEADS + " FOR UPDATE"
 SELECT_HOLDS = """
     SELECT account_id, hold_id, amount, operation_id, payout, expires_at
     FROM ledger.holds WHERE account_id = ANY(%s) ORDER BY account_id, hold_id

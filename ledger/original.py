@@ -55,7 +55,8 @@ def original_of(
 
 def _stage(followed: str | None, kind: BusinessType | None) -> Stage | None:
     if followed is not None:
-        return msgspec.convert(followed, Stage)
+        stage: Stage = msgspec.convert(followed, Stage)
+        return stage
     return kind.stage if kind is not None else None
 
 

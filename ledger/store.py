@@ -58,7 +58,7 @@ class DaybookRecorder(PostgresApplicationRecorder):
         )
 
     def insert_events(
-        self, stored_events: Sequence[StoredEvent], **kwargs: Any
+        self, stored_events: Sequence[StoredEvent], **_kwargs: Any
     ) -> Sequence[int] | None:
         """Append in one transaction; return the positions. Never retried."""
         if not stored_events:
