@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from accounting.chart import (
     Chart,
     chart_errors,
@@ -110,17 +112,21 @@ class Ruleset:
 
         Raises InvalidRulesetError when the content has not the shape of a ruleset.
         """
+        place = Place("document")
         if document.get("format") != DOCUMENT_FORMAT:
-            place = Place("document")
             message = f"unknown ruleset format {document.get('format')!r}"
             raise InvalidRulesetError([place.error("", "unknown_format", message)])
-        rules: list[Rule] = []
-        for no, raw in enumerate(document["rules"]):
-            rule = read_rule(Entry(raw, Place("document", {}, ("rules", no))))
-            if isinstance(rule, list):
-                raise InvalidRulesetError(rule)
-            rules.append(rule)
-        return cls(document["version"], chart_from_document(document["chart"]), rules)
+        try:
+            chart = chart_from_document(document["chart"])
+            read = [read_rule(Entry(raw, place.at("rule"))) for raw in document["rules"]]
+            version = str(document["version"])
+        except (KeyError, TypeError, AttributeError, msgspec.ValidationError) as error:
+            message = f"not the shape of a ruleset: {error}"
+            raise InvalidRulesetError([place.error("", "wrong_type", message)]) from error
+        errors = [error for rule in read if isinstance(rule, list) for error in rule]
+        if errors:
+            raise InvalidRulesetError(errors)
+        return cls(version, chart, [rule for rule in read if isinstance(rule, Rule)])
 
 
 def build_ruleset(

@@ -73,7 +73,7 @@ def _content(file: Path) -> Entry | RuleError:
     text = text.replace("\r\n", "\n")
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else text.count("\n") + 1
         return RuleError(str(file), "", line, "not_toml", str(error))

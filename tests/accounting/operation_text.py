@@ -6,6 +6,7 @@ An operation is written as its legs and named amounts, one a line:
     credit S-1 2241.01  100.00 CNY for C-1    (redirected to suspense)
     fee                   0.60 CNY        named amount
 
+A day is written as business types, each with its operation indented below it.
 A voucher is written as its lines: `Dr 1131.01 100.00 CNY`, `Cr 2001.01 C-1 100.00 CNY`.
 """
 
@@ -16,7 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from textwrap import dedent
 
-from accounting.rules import NonPosting, Parked, Ruleset, RuleError, load_ruleset, voucher_for
+from accounting.rules import NonPosting, Parked, RuleError, Ruleset, load_ruleset, voucher_for
 from accounting.trial_balance import BalanceRow
 from accounting.voucher import Voucher, VoucherLine
 from ledger.events import BookedLeg, NamedAmount, OperationBooked
@@ -54,6 +55,20 @@ def operation(
         accounts=(),
         amounts=amounts,
     )
+
+
+def operations(text: str) -> list[OperationBooked]:
+    """Build a day's operations: a business type, then its legs and amounts indented."""
+    found: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if line and not line.startswith((" ", "#")):
+            found.append((line.strip(), []))
+        elif line.strip() and not line.startswith("#"):
+            found[-1][1].append(line)
+    return [
+        operation(business_type, "\n".join(lines), operation_id=f"O-{no}")
+        for no, (business_type, lines) in enumerate(found, 1)
+    ]
 
 
 def _leg(words: list[str], no: int) -> BookedLeg:

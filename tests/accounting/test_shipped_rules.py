@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
+import ledger.events
 from accounting.rules import Ruleset, voucher_for
 from accounting.ruleset_files import SHIPPED_EXAMPLES, shipped_ruleset
 from tests.accounting.operation_text import operation, outcome_text, words
 
 SHIPPED = shipped_ruleset()
+LEDGER_TYPES = Path(ledger.events.__file__).parent / "business_types.toml"
 
 EXAMPLES = {
     "opening_balance": [
@@ -142,6 +147,19 @@ EXAMPLES = {
             Dr 2002.01 M-1  99.40 CNY
             Cr 1002.01.01   99.00 CNY
             Cr 5001.02       0.40 CNY
+            """,
+        ),
+    ],
+    "channel_settlement": [
+        (
+            """
+            received   99.40 CNY
+            fees_kept   0.60 CNY
+            """,
+            """
+            Dr 1002.01.01   99.40 CNY
+            Dr 2202.01       0.60 CNY
+            Cr 1131.01     100.00 CNY
             """,
         ),
     ],
@@ -283,6 +301,28 @@ EXAMPLES = {
             """,
         ),
     ],
+    "correction": [
+        (
+            """
+            debit C-1 2001.01  100.00 CNY
+            clearing_credit    100.00 CNY
+            """,
+            """
+            Dr 2001.01 C-1  100.00 CNY
+            Cr 1131.01      100.00 CNY
+            """,
+        ),
+        (
+            """
+            debit  C-1 2001.01  100.00 CNY
+            credit C-2 2001.01  100.00 CNY
+            """,
+            """
+            Dr 2001.01 C-1  100.00 CNY
+            Cr 2001.01 C-2  100.00 CNY
+            """,
+        ),
+    ],
     "suspense_clear": [
         (
             """
@@ -357,6 +397,12 @@ def test_the_shipped_rule_posts_the_operation_as_the_example_shows(
 
 def test_every_shipped_rule_has_an_example() -> None:
     assert SHIPPED.business_types() == sorted(EXAMPLES)
+
+
+def test_only_the_demo_s_business_type_is_known_to_the_ledger_without_a_rule() -> None:
+    known = tomllib.loads(LEDGER_TYPES.read_text(encoding="utf-8"))["types"]
+
+    assert set(known) - set(SHIPPED.business_types()) == {"voucher_sale"}
 
 
 def test_a_gift_voucher_sale_is_parked_until_the_example_rule_is_added() -> None:
