@@ -9,13 +9,14 @@ fresh head with a stale hold).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from psycopg import Cursor
 
 from ledger.account import Account, Freeze, Hold, Limit
+from ledger.arrays import PackedArray, date_array, int8_array, uuid_array
 from ledger.codec import account_stream
 
 HEAD_COLUMNS = """
@@ -49,10 +50,8 @@ UPDATE_MONEY = """
         day_debits = u.day_debits, day_credits = u.day_credits,
         debit_total = u.debit_total, credit_total = u.credit_total,
         holds_open = u.holds_open, freezes_open = u.freezes_open, limits_set = u.limits_set
-    FROM unnest(%s::uuid[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::date[],
-                %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[],
-                %s::int4[], %s::int4[], %s::int4[])
-        AS u (account_id, balance, held, frozen, version, business_date, previous_balance,
+    FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        AS u (account_id, business_date, balance, held, frozen, version, previous_balance,
               day_debits, day_credits, debit_total, credit_total,
               holds_open, freezes_open, limits_set)
     WHERE a.account_id = u.account_id
@@ -127,7 +126,7 @@ def select_accounts_in_tx(
 ) -> dict[str, Account | None]:
     """Read accounts by number, None for those that do not exist; `lock` in id order."""
     accounts: dict[str, Account | None] = dict.fromkeys(numbers)
-    ids = [account_uuid(book_id, number) for number in accounts]
+    ids = uuid_array([account_stream(book_id, number) for number in accounts])
     cursor.execute(LOCK_HEADS if lock else SELECT_HEADS, (ids,), prepare=True, binary=True)
     detailed: dict[uuid.UUID, Account] = {}
     for row in cursor.fetchall():
@@ -173,8 +172,7 @@ def write_heads_in_tx(
         cursor.execute(INSERT_HEAD, _head_row(after[number]))
     changed = [account for number, account in after.items() if number not in opened]
     if changed:
-        columns = zip(*(_money_row(account) for account in changed), strict=True)
-        cursor.execute(UPDATE_MONEY, [list(column) for column in columns], prepare=True)
+        cursor.execute(UPDATE_MONEY, _money_arrays(changed), prepare=True)
     for number, account in after.items():
         old = before.get(number)
         if old is not None and _standing(old) != _standing(account):
@@ -184,14 +182,20 @@ def write_heads_in_tx(
     _write_details_in_tx(cursor, before, after)
 
 
+def _money_arrays(accounts: Sequence[Account]) -> tuple[PackedArray, ...]:
+    rows = [_money_row(account) for account in accounts]
+    streams, dates, *numbers = zip(*rows, strict=True)
+    return (uuid_array(streams), date_array(dates), *map(int8_array, numbers))
+
+
 def _money_row(account: Account) -> tuple[Any, ...]:
     return (
-        account_uuid(account.book_id, account.number),
+        account_stream(account.book_id, account.number),
+        account.business_date,
         account.balance_minor,
         account.held_minor,
         account.frozen_minor,
         account.version,
-        account.business_date,
         account.previous_balance_minor,
         account.day_debits_minor,
         account.day_credits_minor,
@@ -228,7 +232,16 @@ def _head_row(account: Account) -> tuple[Any, ...]:
         account.normal_side,
         account.parent,
         *_standing(account)[:7],
-        *_money_row(account)[1:11],
+        account.balance_minor,
+        account.held_minor,
+        account.frozen_minor,
+        account.version,
+        account.business_date,
+        account.previous_balance_minor,
+        account.day_debits_minor,
+        account.day_credits_minor,
+        account.debit_total_minor,
+        account.credit_total_minor,
         account.whole_freezes,
         len(account.holds),
         len(account.freezes),

@@ -13,6 +13,7 @@ from typing import Any
 
 from psycopg import Cursor
 
+from ledger.arrays import uuid_array
 from ledger.business_types import BusinessTypes
 from ledger.codec import account_stream, decode_event, operation_stream
 from ledger.errors import LogCorrupt
@@ -54,10 +55,10 @@ def select_records_in_tx(
     cursor: Cursor[Any], book_id: str, operation_ids: Iterable[str]
 ) -> dict[str, Recorded]:
     """Return the permanent record of each id that has one."""
-    streams = [uuid.UUID(bytes=operation_stream(book_id, i)) for i in operation_ids]
+    streams = [operation_stream(book_id, operation_id) for operation_id in operation_ids]
     if not streams:
         return {}
-    cursor.execute(SELECT_RECORDS, (streams,), prepare=True, binary=True)
+    cursor.execute(SELECT_RECORDS, (uuid_array(streams),), prepare=True, binary=True)
     records: dict[str, Recorded] = {}
     for topic, state, position in cursor.fetchall():
         event = decode_event(topic, state)
