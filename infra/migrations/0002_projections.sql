@@ -42,7 +42,8 @@ BEGIN
         CONSTRAINT positions_not_negative CHECK (position >= 0)
     );
 
-    -- Accounting decisions as the consumers met them; `position` is the decision's.
+    -- Accounting decisions as the consumers met them; `position` is the decision's. An order
+    -- is performed once every lane has passed it, so the outcome is the log's, not the lanes'.
     CREATE TABLE rulesets (
         position       bigint NOT NULL,
         book_id        text   NOT NULL,
@@ -56,7 +57,6 @@ BEGIN
 
     CREATE TABLE repair_orders (
         position      bigint  NOT NULL,
-        order_id      text    NOT NULL,
         kind          text    NOT NULL,
         book_id       text    NOT NULL,
         operation_ids text[]  NOT NULL,

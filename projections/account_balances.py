@@ -1,0 +1,128 @@
+"""Account balances by day: each ledger account's movements and closing per business date.
+
+Kept per lane (an account's operations may travel in several partitions) and summed when
+read; the closing is the one after the highest version. Invariant: closing of the last day =
+the account's balance in the ledger, once the books have caught up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import field
+from psycopg import Connection
+
+from ledger.events import MOVEMENT_KINDS, OperationBooked
+from projections.pages import Page, checked_limit, page_of, read_cursor
+from projections.tables import json_rows
+
+POST = """
+    INSERT INTO account_balances_daily AS old (book_id, account, currency, business_date, lane,
+        debit_minor, credit_minor, closing_minor, last_version)
+    SELECT book_id, account, currency, business_date, lane,
+           debit_minor, credit_minor, closing_minor, last_version
+    FROM json_to_recordset(%s::json) AS fresh(book_id text, account text, currency text,
+        business_date date, lane integer, debit_minor numeric, credit_minor numeric,
+        closing_minor bigint, last_version bigint)
+    ORDER BY book_id, account, currency, business_date, lane
+    ON CONFLICT ON CONSTRAINT account_balances_daily_pkey DO UPDATE
+    SET debit_minor = old.debit_minor + EXCLUDED.debit_minor,
+        credit_minor = old.credit_minor + EXCLUDED.credit_minor,
+        closing_minor = CASE WHEN EXCLUDED.last_version > old.last_version
+                             THEN EXCLUDED.closing_minor ELSE old.closing_minor END,
+        last_version = greatest(old.last_version, EXCLUDED.last_version)
+"""
+SELECT_DAYS = """
+    SELECT currency, business_date, sum(debit_minor), sum(credit_minor),
+           (array_agg(closing_minor ORDER BY last_version DESC))[1], max(last_version)
+    FROM account_balances_daily
+    WHERE book_id = %(book)s AND account = %(account)s
+      AND (%(from)s::date IS NULL OR business_date >= %(from)s)
+      AND (%(to)s::date IS NULL OR business_date <= %(to)s)
+      AND (%(after_date)s::date IS NULL
+           OR (business_date, currency) > (%(after_date)s::date, %(after_currency)s::text))
+    GROUP BY currency, business_date ORDER BY business_date, currency LIMIT %(limit)s
+"""
+
+
+class _Row(msgspec.Struct, frozen=True, gc=False):
+    book_id: str
+    account: str
+    currency: str
+    business_date: str
+    lane: int
+    debit_minor: str
+    credit_minor: str
+    closing_minor: int
+    last_version: int
+
+
+class AccountDay(msgspec.Struct, frozen=True):
+    """An account's business date: movements, closing balance in its normal side."""
+
+    currency: str
+    business_date: str
+    debit_minor: int = field(name="debit")
+    credit_minor: int = field(name="credit")
+    closing_minor: int = field(name="closing")
+    last_version: int
+
+
+def post_legs_in_tx(
+    conn: Connection[Any], operations: Iterable[OperationBooked], lane: int
+) -> None:
+    """Add the movement legs of operations to their accounts' days, in key order."""
+    days: dict[tuple[str, str, str, str], list[int]] = {}
+    for operation in operations:
+        book_id, date = operation.book_id, operation.business_date
+        for leg in operation.legs:
+            if leg.kind not in MOVEMENT_KINDS:
+                continue
+            key = (book_id, leg.account, leg.currency, date)
+            day = days.get(key)
+            if day is None:
+                day = days[key] = [0, 0, 0, -1]
+            day[leg.kind == "credit"] += leg.amount_minor
+            if leg.version > day[3]:
+                day[2], day[3] = leg.balance_minor, leg.version
+    rows = [
+        _Row(*key, lane, str(debit_minor), str(credit_minor), closing_minor, version)
+        for key, (debit_minor, credit_minor, closing_minor, version) in days.items()
+    ]
+    if rows:
+        conn.execute(POST, (json_rows(rows),))
+
+
+def select_account_days(
+    conn: Connection[Any],
+    book_id: str,
+    account: str,
+    *,
+    from_date: str | None = None,
+    to_date: str | None = None,
+    cursor: str | None = None,
+    limit: int = 100,
+) -> Page[AccountDay]:
+    """List an account's business dates with movements."""
+    after = read_cursor(cursor, str, str) or (None, None)
+    rows = conn.execute(
+        SELECT_DAYS,
+        {
+            "book": book_id,
+            "account": account,
+            "from": from_date,
+            "to": to_date,
+            "after_date": after[0],
+            "after_currency": after[1],
+            "limit": checked_limit(limit) + 1,
+        },
+    )
+    days = [
+        AccountDay(
+            currency, date.isoformat(), int(debit_minor), int(credit_minor), closing, version
+        )
+        for currency, date, debit_minor, credit_minor, closing, version in rows
+    ]
+    return page_of(days, limit, lambda day: (day.business_date, day.currency))

@@ -1,0 +1,228 @@
+"""Outcomes: how each published operation ended, claimed before any effect of it.
+
+Every operation is exactly one of vouchered, parked (with a reason), waiting behind its
+original, or declared non-posting. Invariant: the totals equal the rows: a status changes
+together with them, in one transaction.
+"""
+# ruff: noqa: S608 - the statements are made of this file's constants only
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from psycopg import Connection
+
+from projections.tables import json_rows
+
+OperationName = tuple[str, str]
+
+VOUCHERED = "vouchered"
+PARKED = "parked"
+WAITING = "waiting"
+NON_POSTING = "non_posting"
+FINAL = frozenset({VOUCHERED, NON_POSTING})
+RANKS = {WAITING: 0, PARKED: 1, NON_POSTING: 2, VOUCHERED: 3}
+
+COLUMNS = (
+    "book_id, operation_id, position, business_type, business_date, status, reason, detail, "
+    "rule_id, ruleset_position, attempt_position, depends_on, waits_for, amounts"
+)
+RECORD = (
+    "book_id text, operation_id text, position bigint, business_type text, business_date date, "
+    "status text, reason text, detail text, rule_id text, ruleset_position bigint, "
+    "attempt_position bigint, depends_on text, waits_for text, amounts jsonb"
+)
+CLAIM = f"""
+    INSERT INTO outcomes ({COLUMNS})
+    SELECT {COLUMNS} FROM json_to_recordset(%s::json) AS fresh({RECORD})
+    ORDER BY book_id, operation_id
+    ON CONFLICT ON CONSTRAINT outcomes_pkey DO NOTHING
+    RETURNING position
+"""
+UPDATE = f"""
+    UPDATE outcomes AS old
+    SET status = fresh.status, reason = fresh.reason, detail = fresh.detail,
+        rule_id = fresh.rule_id, ruleset_position = fresh.ruleset_position,
+        attempt_position = fresh.attempt_position, waits_for = fresh.waits_for
+    FROM json_to_recordset(%s::json) AS fresh({RECORD})
+    WHERE old.book_id = fresh.book_id AND old.operation_id = fresh.operation_id
+"""
+ADD_TOTALS = """
+    INSERT INTO outcome_totals (book_id, status, currency, lane, count, amount_minor)
+    SELECT book_id, status, currency, lane, count, amount_minor
+    FROM json_to_recordset(%s::json) AS fresh(book_id text, status text, currency text,
+        lane integer, count bigint, amount_minor numeric)
+    ORDER BY book_id, status, currency, lane
+    ON CONFLICT ON CONSTRAINT outcome_totals_pkey DO UPDATE
+    SET count = outcome_totals.count + EXCLUDED.count,
+        amount_minor = outcome_totals.amount_minor + EXCLUDED.amount_minor
+"""
+NAMES = "json_to_recordset(%s::json) AS named(book_id text, operation_id text)"
+SELECT_STANDINGS = f"""
+    SELECT book_id, operation_id, o.status, o.attempt_position
+    FROM outcomes o JOIN {NAMES} USING (book_id, operation_id)
+"""
+_AS_TEXT = {"business_date", "amounts"}
+_SELECTED = ", ".join(
+    f"o.{name}::text" if name in _AS_TEXT else f"o.{name}" for name in COLUMNS.split(", ")
+)
+LOCK_OPEN = f"""
+    SELECT {_SELECTED}
+    FROM outcomes o JOIN {NAMES} USING (book_id, operation_id)
+    WHERE o.status IN ('parked', 'waiting') AND o.position < %s
+    ORDER BY o.position FOR UPDATE OF o
+"""
+LOCK_WAITERS = f"""
+    SELECT {_SELECTED}
+    FROM outcomes o JOIN {NAMES} ON named.book_id = o.book_id AND named.operation_id = o.waits_for
+    WHERE o.status = 'waiting'
+    ORDER BY o.position FOR UPDATE OF o
+"""
+SELECT_MISSED = """
+    SELECT DISTINCT original.book_id, original.operation_id, original.attempt_position
+    FROM outcomes waiter
+    JOIN outcomes original
+      ON original.book_id = waiter.book_id AND original.operation_id = waiter.waits_for
+    WHERE waiter.status = 'waiting' AND original.status IN ('vouchered', 'non_posting')
+"""
+EXISTS_WAITER = "SELECT EXISTS (SELECT 1 FROM outcomes WHERE status = 'waiting')"
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """A row of `outcomes`; `amounts` is JSON: movement per currency, {"": 0} without any."""
+
+    book_id: str
+    operation_id: str
+    position: int
+    business_type: str
+    business_date: str
+    status: str
+    reason: str | None
+    detail: str | None
+    rule_id: str | None
+    ruleset_position: int | None
+    attempt_position: int
+    depends_on: str | None
+    waits_for: str | None
+    amounts: msgspec.Raw
+
+    @property
+    def name(self) -> OperationName:
+        """Give book and operation id."""
+        return self.book_id, self.operation_id
+
+    @property
+    def revision(self) -> int:
+        """Order the outcomes of one operation: a later one is greater, on every machine."""
+        return self.attempt_position * 4 + RANKS[self.status]
+
+
+class _Name(msgspec.Struct, frozen=True, gc=False):
+    book_id: str
+    operation_id: str
+
+
+class _Total(msgspec.Struct, frozen=True, gc=False):
+    book_id: str
+    status: str
+    currency: str
+    lane: int
+    count: int
+    amount_minor: str
+
+
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """How an original stands: its status and where that was decided."""
+
+    status: str
+    attempt_position: int
+
+
+def claim_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> set[int]:
+    """Claim operations by writing their outcome; return the positions that were free."""
+    if not outcomes:
+        return set()
+    return {row[0] for row in conn.execute(CLAIM, (json_rows(outcomes),))}
+
+
+def update_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> None:
+    """Write new outcomes over rows that this transaction has locked."""
+    if outcomes:
+        conn.execute(UPDATE, (json_rows(outcomes),))
+
+
+def apply_totals_in_tx(
+    conn: Connection[Any],
+    added: Iterable[Outcome],
+    removed: Iterable[Outcome],
+    lane: int,
+) -> None:
+    """Add and take away outcomes in the lane's totals, in key order."""
+    totals: dict[tuple[str, str, str], list[int]] = {}
+    for sign, outcomes in ((1, added), (-1, removed)):
+        for outcome in outcomes:
+            for currency, amount_minor in read_amounts(outcome.amounts).items():
+                total = totals.setdefault((outcome.book_id, outcome.status, currency), [0, 0])
+                total[0] += sign
+                total[1] += sign * amount_minor
+    rows = [
+        _Total(*key, lane, count, str(amount_minor))
+        for key, (count, amount_minor) in totals.items()
+        if count or amount_minor
+    ]
+    if rows:
+        conn.execute(ADD_TOTALS, (json_rows(rows),))
+
+
+def select_standings(
+    conn: Connection[Any], names: Iterable[OperationName]
+) -> dict[OperationName, Standing]:
+    """Read how operations stand; one that has no outcome yet is left out."""
+    rows = conn.execute(SELECT_STANDINGS, (_names(names),))
+    return {(book, operation): Standing(status, at) for book, operation, status, at in rows}
+
+
+def lock_open_in_tx(
+    conn: Connection[Any], names: Iterable[OperationName], *, below: int
+) -> list[Outcome]:
+    """Lock the parked and waiting ones among operations, in order of position."""
+    return [_outcome(row) for row in conn.execute(LOCK_OPEN, (_names(names), below))]
+
+
+def lock_waiters_in_tx(conn: Connection[Any], names: Iterable[OperationName]) -> list[Outcome]:
+    """Lock what waits for any of these operations, in order of position."""
+    row = conn.execute(EXISTS_WAITER).fetchone()
+    if row is None or not row[0]:
+        return []
+    return [_outcome(row) for row in conn.execute(LOCK_WAITERS, (_names(names),))]
+
+
+def select_missed(conn: Connection[Any]) -> dict[OperationName, int]:
+    """Find final originals somebody still waits for, with the position of their decision."""
+    rows = conn.execute(SELECT_MISSED)
+    return {(book, operation): attempt_position for book, operation, attempt_position in rows}
+
+
+def write_amounts(amounts: dict[str, int]) -> msgspec.Raw:
+    """Write amounts per currency as JSON; exact for any size."""
+    inner = ",".join(f'"{currency}":{minor}' for currency, minor in amounts.items())
+    return msgspec.Raw(f"{{{inner}}}".encode())
+
+
+def read_amounts(raw: msgspec.Raw) -> dict[str, int]:
+    """Read what `write_amounts` wrote."""
+    return _decode_amounts(raw)
+
+
+_decode_amounts = msgspec.json.Decoder(dict[str, int]).decode
+
+
+def _names(names: Iterable[OperationName]) -> str:
+    return json_rows([_Name(*name) for name in names])
+
+
+def _outcome(row: tuple[Any, ...]) -> Outcome:
+    *columns, amounts = row
+    return Outcome(*columns, amounts=msgspec.Raw(amounts.encode()))

@@ -1,0 +1,128 @@
+"""The projections' tables as a set: their schema, their compared columns, how rows enter.
+
+Invariant: SQL of this room does not qualify its tables; the connection's search_path says
+whether the live schema, or a rebuild's shadow, is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from psycopg import Connection, connect, sql
+
+LIVE_SCHEMA = "projections"
+SHADOW_SCHEMA = "projections_shadow"
+
+# Compared row for row, ordered by key. Left out: positions.moved_at and .stopped (a clock and
+# the present), .incarnation (raised by the swap), and lanes where rows are summed over them.
+COMPARED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # table: (key columns, other columns)
+    "positions": (("lane",), ("log_id", "log_incarnation", "position")),
+    "rulesets": (
+        ("position",),
+        ("book_id", "ruleset_hash", "label", "effective_from", "maker", "document"),
+    ),
+    "repair_orders": (
+        ("position",),
+        (
+            "kind",
+            "book_id",
+            "operation_ids",
+            "ruleset_hash",
+            "maker",
+            "checker",
+            "note",
+            "given",
+            "performed",
+        ),
+    ),
+    "set_asides": (
+        ("position",),
+        ("topic", "partition", "at_offset", "raw", "reason", "maker"),
+    ),
+    "outcomes": (
+        ("book_id", "operation_id"),
+        (
+            "position",
+            "business_type",
+            "business_date",
+            "status",
+            "reason",
+            "detail",
+            "rule_id",
+            "ruleset_position",
+            "attempt_position",
+            "depends_on",
+            "waits_for",
+            "amounts",
+        ),
+    ),
+    "operation_orders": (("book_id", "order_number", "kind", "operation_id"), ("position",)),
+    "vouchers": (
+        ("position", "ordinal"),
+        (
+            "book_id",
+            "source_id",
+            "accounting_date",
+            "business_type",
+            "rule_id",
+            "ruleset_hash",
+            "corrects",
+        ),
+    ),
+    "voucher_lines": (
+        ("position", "ordinal", "line_no"),
+        ("side", "subject", "currency", "amount_minor", "account", "off_balance"),
+    ),
+    "issues": (
+        ("book_id", "operation_id", "issue_no"),
+        (
+            "code",
+            "leg_no",
+            "account",
+            "intended_account",
+            "currency",
+            "amount_minor",
+            "reason",
+            "business_date",
+            "position",
+        ),
+    ),
+}
+# Summed over lanes before they are compared: (key columns, columns that add up).
+COMPARED_SUMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "outcome_totals": (("book_id", "status", "currency"), ("count", "amount_minor")),
+    "gl_balances": (
+        ("book_id", "subject", "currency", "accounting_date", "off_balance"),
+        ("debit_minor", "credit_minor"),
+    ),
+    "account_balances_daily": (
+        ("book_id", "account", "currency", "business_date"),
+        ("debit_minor", "credit_minor"),
+    ),
+}
+
+encode_rows = msgspec.json.Encoder().encode
+
+
+def connect_to(database_url: str, schema: str = LIVE_SCHEMA) -> Connection[Any]:
+    """Open an autocommit connection whose search_path is a projections schema."""
+    conn = connect(database_url, autocommit=True)
+    use_schema(conn, schema)
+    return conn
+
+
+def use_schema(conn: Connection[Any], schema: str) -> None:
+    """Point the session at a projections schema (and the ledger's)."""
+    path = sql.SQL("SET search_path = {}, ledger").format(sql.Identifier(schema))
+    conn.execute(path)
+
+
+def json_rows(rows: Sequence[Any]) -> str:
+    """Encode structs, whose fields are columns, for `json_to_recordset`.
+
+    It beats arrays by half of the time per row: the encoding is one call.
+    """
+    return encode_rows(rows).decode()
