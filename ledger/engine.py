@@ -29,7 +29,7 @@ from ledger.errors import (
     Overloaded,
     StoreUnavailable,
 )
-from ledger.heads import select_expired_in_tx, write_heads_in_tx
+from ledger.heads import HeadCache, select_expired_in_tx, write_heads_in_tx
 from ledger.job import Decided, Job, Missing, answer_of
 from ledger.loading import Wanted, load_in_tx
 from ledger.log import Log, LogEnd, lock_day_shared_in_tx
@@ -113,6 +113,7 @@ class Engine:
         self._reach = reach
         self._conn: Connection[Any] | None = None
         self._booked_at = ""
+        self._heads = HeadCache()
         self._clock_read: tuple[dt.datetime, float] | None = None
         self._queue: deque[Ticket] = deque()
         self._queued = 0
@@ -291,6 +292,7 @@ class Engine:
                 self._reach("engine.after_insert")
             self._reach("engine.before_commit")
         self._reach("engine.after_commit")
+        self._heads.put_all(decided.touched.values())
         self._booked_at = booked_at
         return [
             [
@@ -310,7 +312,13 @@ class Engine:
         booked_at = self._now()
         lock_day_shared_in_tx(cursor, book_id)
         loaded, end = load_in_tx(
-            cursor, self.log, book_id, wanted, self.types, lock_first=lock_first
+            cursor,
+            self.log,
+            book_id,
+            wanted,
+            self.types,
+            cache=self._heads,
+            lock_first=lock_first,
         )
         decided = decide_batch(jobs, loaded, self.types, booked_at)
         if not decided.rows:

@@ -29,7 +29,10 @@ HEAD_COLUMNS = """
 SELECT_HEADS = (
     "SELECT" + HEAD_COLUMNS + "FROM ledger.accounts WHERE account_id = ANY(%s) ORDER BY account_id"
 )
-LOCK_HEADS = SELECT_HEADS + " FOR UPDATE"
+LOCK_HEADS = """
+    SELECT number, version FROM ledger.accounts
+    WHERE account_id = ANY(%s) ORDER BY account_id FOR UPDATE
+"""
 SELECT_HOLDS = """
     SELECT account_id, hold_id, amount, operation_id, payout, expires_at
     FROM ledger.holds WHERE account_id = ANY(%s) ORDER BY account_id, hold_id
@@ -121,13 +124,56 @@ def account_uuid(book_id: str, number: str) -> uuid.UUID:
     return uuid.UUID(bytes=account_stream(book_id, number))
 
 
-def select_accounts_in_tx(
-    cursor: Cursor[Any], book_id: str, numbers: Iterable[str], *, lock: bool
+class HeadCache:
+    """Heads this process has seen. A cached head counts only when its version, read under
+    the row lock, is the database's: every change of a head is an event and raises it.
+    """
+
+    def __init__(self, size_max: int = 200_000) -> None:
+        self._heads: dict[tuple[str, str], Account] = {}
+        self._size_max = size_max
+
+    def get(self, book_id: str, number: str) -> Account | None:
+        """Return the head as last seen, which may be stale."""
+        return self._heads.get((book_id, number))
+
+    def put_all(self, accounts: Iterable[Account]) -> None:
+        """Keep heads; when full, forget everything (the next batches read again)."""
+        if len(self._heads) > self._size_max:
+            self._heads.clear()
+        self._heads.update({(account.book_id, account.number): account for account in accounts})
+
+
+def lock_accounts_in_tx(
+    cursor: Cursor[Any], book_id: str, numbers: Iterable[str], cache: HeadCache
 ) -> dict[str, Account | None]:
-    """Read accounts by number, None for those that do not exist; `lock` in id order."""
+    """Lock heads in id order and return them by number, None for those that do not exist.
+
+    Each is proved current: by its version under the lock, or read in a later statement.
+    """
     accounts: dict[str, Account | None] = dict.fromkeys(numbers)
     ids = uuid_array([account_stream(book_id, number) for number in accounts])
-    cursor.execute(LOCK_HEADS if lock else SELECT_HEADS, (ids,), prepare=True, binary=True)
+    cursor.execute(LOCK_HEADS, (ids,), prepare=True, binary=True)
+    stale: list[str] = []
+    for number, version in cursor.fetchall():
+        cached = cache.get(book_id, number)
+        if cached is not None and cached.version == version:
+            accounts[number] = cached
+        else:
+            stale.append(number)
+    if stale:
+        accounts.update(select_accounts_in_tx(cursor, book_id, stale))
+        cache.put_all(account for n in stale if (account := accounts[n]) is not None)
+    return accounts
+
+
+def select_accounts_in_tx(
+    cursor: Cursor[Any], book_id: str, numbers: Iterable[str]
+) -> dict[str, Account | None]:
+    """Read accounts with their details by number, None for those that do not exist."""
+    accounts: dict[str, Account | None] = dict.fromkeys(numbers)
+    ids = uuid_array([account_stream(book_id, number) for number in accounts])
+    cursor.execute(SELECT_HEADS, (ids,), prepare=True, binary=True)
     detailed: dict[uuid.UUID, Account] = {}
     for row in cursor.fetchall():
         account = account_from_row(row)

@@ -15,7 +15,7 @@ from psycopg import Cursor
 from ledger.account import Account
 from ledger.business_types import BusinessTypes
 from ledger.errors import UnknownName
-from ledger.heads import select_accounts_in_tx
+from ledger.heads import HeadCache, lock_accounts_in_tx
 from ledger.job import Job, Loaded, Missing, command_account
 from ledger.log import Log, LogEnd
 from ledger.operation import CloseAccount, OpenAccount, Operation
@@ -79,6 +79,7 @@ def load_in_tx(
     wanted: Wanted,
     types: BusinessTypes,
     *,
+    cache: HeadCache,
     lock_first: bool,
 ) -> tuple[Loaded, LogEnd | None]:
     """Lock and read; return also the log's end when its lock had to be taken already.
@@ -89,7 +90,7 @@ def load_in_tx(
     book = cursor.fetchone()
     if book is None:
         raise UnknownName(f"no book {book_id!r}", code="unknown_book")
-    accounts = select_accounts_in_tx(cursor, book_id, wanted.accounts, lock=True)
+    accounts = lock_accounts_in_tx(cursor, book_id, wanted.accounts, cache)
     originals = wanted.originals | _openers(accounts, wanted.hold_legs)
     end = log.lock_log_in_tx(cursor, book_id) if originals or lock_first else None
     loaded = Loaded(
