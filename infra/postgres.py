@@ -65,6 +65,7 @@ class EmbeddedPostgres:
         self._settings = {**tuned_settings(self.data_dir), **(settings or {})}
         self._users_lock: int | None = None
         self._owner: Owner | None = None
+        self._guard_pid: int | None = None
 
     def start(self) -> Self:
         """Start the server, or share the one that runs; safe to repeat, also after a crash."""
@@ -91,6 +92,9 @@ class EmbeddedPostgres:
         os.close(self._users_lock)
         self._users_lock = None
         self._stop_if_last()
+        if self._guard_pid is not None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._guard_pid, os.WNOHANG)
 
     def crash(self) -> None:
         """Stop the server as a power cut would, whoever uses it. For tests of faults."""
@@ -153,6 +157,8 @@ class EmbeddedPostgres:
     def _start_server(self) -> None:
         socket_dir = self._socket_dir()
         self._own_dir(socket_dir)
+        for left in socket_dir.iterdir():  # of a server that is gone: its number may be in use
+            left.unlink()
         self.log_path.touch(exist_ok=True)
         self._own(self.log_path)
         _forget_foreign_pid(self.cluster)
@@ -184,13 +190,13 @@ class EmbeddedPostgres:
         with _try_exclusive(self._lock_path("guard")) as free:
             pass
         if free:
-            subprocess.Popen(  # it outlives this process on purpose
+            null = ((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2))
+            self._guard_pid = os.posix_spawn(
+                sys.executable,
                 [sys.executable, "-I", str(guard), *locks, str(self.cluster)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
+                os.environ,
+                file_actions=list(null),
+                setsid=True,
             )
 
     def _ensure_database(self) -> None:

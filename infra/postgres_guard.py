@@ -68,6 +68,7 @@ def stop_postmaster(cluster: Path, *, how: signal.Signals = signal.SIGINT) -> bo
 
 
 def main(users_lock: str, guard_lock: str, cluster: str) -> int:
+    os.chdir("/")  # so that no folder of its starter stays in use
     guard = os.open(guard_lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     kafka_replication: int = Field(
         1, ge=1, le=9, description="Replicas of each topic's partitions; 3 in production."
     )
+    kafka_image: str = Field(
+        "apache/kafka:4.1.1", description="Image of the broker that `make kafka` runs in Docker."
+    )
     operations_topic: str = Field(
         "ledger.operations", description="Topic of booked operations and accounting decisions."
     )

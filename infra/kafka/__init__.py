@@ -1,0 +1,20 @@
+"""Apache Kafka: a broker for this machine, and the topics that Daybook needs on any broker.
+
+Invariant: the broker is a real one (KRaft, one node), the same version wherever it runs; only
+loopback reaches it.
+"""
+
+from __future__ import annotations
+
+from infra.kafka.broker import BrokerUnavailable, KafkaBroker, free_port, prepare
+from infra.kafka.topics import TopicRefused, ensure_topics, wait_until_ready
+
+__all__ = [
+    "BrokerUnavailable",
+    "KafkaBroker",
+    "TopicRefused",
+    "ensure_topics",
+    "free_port",
+    "prepare",
+    "wait_until_ready",
+]
