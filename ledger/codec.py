@@ -69,8 +69,9 @@ def stream_bytes(kind: str, book_id: str, identifier: str) -> bytes:
     )
 
 
+@lru_cache(maxsize=65_536)
 def operation_stream(book_id: str, operation_id: str) -> bytes:
-    """Return the stream id of an operation or account command."""
+    """Return the stream id of an operation or account command (asked twice a batch)."""
     return stream_bytes("operation", book_id, operation_id)
 
 
