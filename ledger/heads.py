@@ -214,18 +214,29 @@ def write_heads_in_tx(
     opened: set[str],
 ) -> None:
     """Write the touched accounts: new ones inserted, money of the others in one statement."""
-    for number in opened:
-        cursor.execute(INSERT_HEAD, _head_row(after[number]))
+    if opened:
+        cursor.executemany(INSERT_HEAD, [_head_row(after[number]) for number in opened])
     changed = [account for number, account in after.items() if number not in opened]
     if changed:
         cursor.execute(UPDATE_MONEY, _money_arrays(changed), prepare=True)
+    detailed: list[tuple[Account | None, Account]] = []
     for number, account in after.items():
         old = before.get(number)
-        if old is not None and _standing(old) != _standing(account):
+        if old is None:
+            detailed.append((None, account))
+            continue
+        if _standing(old) != _standing(account):
             cursor.execute(
                 UPDATE_STANDING, (*_standing(account), account_uuid(account.book_id, number))
             )
-    _write_details_in_tx(cursor, before, after)
+        # evolve makes a new dictionary whenever one changes
+        if not (
+            old.holds is account.holds
+            and old.freezes is account.freezes
+            and old.limits is account.limits
+        ):
+            detailed.append((old, account))
+    _write_details_in_tx(cursor, detailed)
 
 
 def _money_arrays(accounts: Sequence[Account]) -> tuple[PackedArray, ...]:
@@ -299,9 +310,7 @@ def _head_row(account: Account) -> tuple[Any, ...]:
 
 
 def _write_details_in_tx(
-    cursor: Cursor[Any],
-    before: Mapping[str, Account | None],
-    after: Mapping[str, Account],
+    cursor: Cursor[Any], changes: Sequence[tuple[Account | None, Account]]
 ) -> None:
     for field, delete, upsert in (
         ("holds", DELETE_HOLDS, UPSERT_HOLD),
@@ -310,13 +319,10 @@ def _write_details_in_tx(
     ):
         gone: list[tuple[uuid.UUID, str]] = []
         written: list[tuple[Any, ...]] = []
-        for number, account in after.items():
-            old = before.get(number)
+        for old, account in changes:
             was = getattr(old, field) if old is not None else {}
             now = getattr(account, field)
-            if was is now:
-                continue
-            account_id = account_uuid(account.book_id, number)
+            account_id = account_uuid(account.book_id, account.number)
             gone.extend((account_id, name) for name in was if name not in now)
             written.extend(
                 (account_id, name, *_astuple(value))
