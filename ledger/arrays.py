@@ -64,12 +64,17 @@ def uuid_array(streams: Sequence[bytes]) -> UuidArray:
     return UuidArray(_header(len(streams), _UUID) + body)
 
 
+@lru_cache(maxsize=64)
+def _int8_format(count: int) -> struct.Struct:
+    return struct.Struct(">" + "iq" * count)
+
+
 def int8_array(values: Sequence[int]) -> Int8Array:
     """Pack signed 64-bit integers."""
     count = len(values)
     flat = [8] * (2 * count)
     flat[1::2] = values
-    return Int8Array(_header(count, _INT8) + struct.pack(">" + "iq" * count, *flat))
+    return Int8Array(_header(count, _INT8) + _int8_format(count).pack(*flat))
 
 
 @lru_cache(maxsize=4096)

@@ -225,7 +225,7 @@ def write_heads_in_tx(
         if old is None:
             detailed.append((None, account))
             continue
-        if _standing(old) != _standing(account):
+        if not _same_standing(old, account):
             cursor.execute(
                 UPDATE_STANDING, (*_standing(account), account_uuid(account.book_id, number))
             )
@@ -240,27 +240,36 @@ def write_heads_in_tx(
 
 
 def _money_arrays(accounts: Sequence[Account]) -> tuple[PackedArray, ...]:
-    rows = [_money_row(account) for account in accounts]
-    streams, dates, *numbers = zip(*rows, strict=True)
-    return (uuid_array(streams), date_array(dates), *map(int8_array, numbers))
-
-
-def _money_row(account: Account) -> tuple[Any, ...]:
+    """Return UPDATE_MONEY's parameters, a column at a time."""
     return (
-        account_stream(account.book_id, account.number),
-        account.business_date,
-        account.balance_minor,
-        account.held_minor,
-        account.frozen_minor,
-        account.version,
-        account.previous_balance_minor,
-        account.day_debits_minor,
-        account.day_credits_minor,
-        account.debit_total_minor,
-        account.credit_total_minor,
-        len(account.holds),
-        len(account.freezes),
-        len(account.limits),
+        uuid_array([account_stream(a.book_id, a.number) for a in accounts]),
+        date_array([a.business_date for a in accounts]),
+        int8_array([a.balance_minor for a in accounts]),
+        int8_array([a.held_minor for a in accounts]),
+        int8_array([a.frozen_minor for a in accounts]),
+        int8_array([a.version for a in accounts]),
+        int8_array([a.previous_balance_minor for a in accounts]),
+        int8_array([a.day_debits_minor for a in accounts]),
+        int8_array([a.day_credits_minor for a in accounts]),
+        int8_array([a.debit_total_minor for a in accounts]),
+        int8_array([a.credit_total_minor for a in accounts]),
+        int8_array([len(a.holds) for a in accounts]),
+        int8_array([len(a.freezes) for a in accounts]),
+        int8_array([len(a.limits) for a in accounts]),
+    )
+
+
+def _same_standing(old: Account, new: Account) -> bool:
+    """Tell whether no command changed the account: `evolve` copies what it leaves alone."""
+    return (
+        old.status is new.status
+        and old.payment_status is new.payment_status
+        and old.partial_types is new.partial_types
+        and old.partial_amount_minor is new.partial_amount_minor
+        and old.credit_limit_minor is new.credit_limit_minor
+        and old.reserve_minor is new.reserve_minor
+        and old.lost is new.lost
+        and old.whole_freezes is new.whole_freezes
     )
 
 
