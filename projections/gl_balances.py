@@ -84,13 +84,8 @@ def post_lines_in_tx(conn: Connection[Any], vouchers: Iterable[Voucher], lane: i
                 pair = sums[key] = [0, 0]
             pair[line.side == "credit"] += line.amount_minor
     rows = [
-        _Row(
-            book_id, subject, currency, date, lane, off_balance, str(debit_minor), str(credit_minor)
-        )
-        for (book_id, subject, currency, date, off_balance), (
-            debit_minor,
-            credit_minor,
-        ) in sums.items()
+        _Row(*key[:4], lane, key[4], str(debit_minor), str(credit_minor))
+        for key, (debit_minor, credit_minor) in sums.items()
     ]
     if rows:
         conn.execute(POST, (json_rows(rows),))
@@ -99,7 +94,7 @@ def post_lines_in_tx(conn: Connection[Any], vouchers: Iterable[Voucher], lane: i
 def select_balance_rows(
     conn: Connection[Any], book_id: str, *, from_date: str | None = None, to_date: str | None = None
 ) -> list[BalanceRow]:
-    """Sum debit_minor and credit_minor per subject and currency over accounting dates (inclusive)."""
+    """Sum both sides per subject and currency over accounting dates (inclusive)."""
     values = {"book": book_id, "from": from_date, "to": to_date}
     return [
         BalanceRow(subject, currency, int(debit_minor), int(credit_minor))

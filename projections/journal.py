@@ -194,10 +194,12 @@ def _with_lines(conn: Connection[Any], rows: Sequence[tuple[Any, ...]]) -> list[
     for row in conn.execute(SELECT_LINES, (positions,)):
         lines.setdefault((row[0], row[1]), []).append(JournalLine(*row[2:]))
     return [
-        JournalVoucher(
-            voucher_id_of(row[2], row[3], row[1]),
-            *row,
-            lines=tuple(lines.get((row[0], row[1]), ())),
-        )
+        JournalVoucher(*(voucher_id_of(row[2], row[3], row[1]), *row, _lines_of(row, lines)))
         for row in rows
     ]
+
+
+def _lines_of(
+    row: tuple[Any, ...], lines: dict[tuple[int, int], list[JournalLine]]
+) -> tuple[JournalLine, ...]:
+    return tuple(lines.get((row[0], row[1]), ()))

@@ -224,5 +224,4 @@ def _names(names: Iterable[OperationName]) -> str:
 
 
 def _outcome(row: tuple[Any, ...]) -> Outcome:
-    *columns, amounts = row
-    return Outcome(*columns, amounts=msgspec.Raw(amounts.encode()))
+    return Outcome(*(*row[:-1], msgspec.Raw(row[-1].encode())))

@@ -1,0 +1,198 @@
+"""Resolution: outcomes that change afterwards, because an original or a repair order came.
+
+Three ways lead here: an original became final and wakes what waits for it; a sweep finds
+waiters that were missed; a repair order is due, that is, every lane has passed it.
+Invariant: what an operation becomes depends on positions in the log, never on which lane
+was faster: a woken operation is tried with its own rules, decided at the greater of its own
+and its original's position; an ordered one with the rules published before the order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from psycopg import Connection
+
+from accounting.voucher import Voucher, VoucherLine, currency_differences, voucher_id_of
+from consumers.log_rows import select_operations
+from consumers.messages import Booked
+from consumers.posting import (
+    Attempt,
+    Refused,
+    Settled,
+    attempt,
+    change_in_tx,
+    final_names,
+    settle,
+)
+from ledger.events import MOVEMENT_KINDS, OperationBooked
+from ledger.money import AMOUNT_MAX
+from projections.journal import decision_id_of
+from projections.outcomes import (
+    WAITING,
+    OperationName,
+    Outcome,
+    lock_open_in_tx,
+    lock_waiters_in_tx,
+    select_missed,
+)
+from projections.positions import select_visible
+from projections.repair_orders import (
+    GivenVoucher,
+    RepairOrderRow,
+    lock_due_order_in_tx,
+    mark_performed_in_tx,
+)
+from projections.rulesets import PublishedRulesets
+
+OVERRIDE_RULE = "override"
+OVERRIDE_REFUSED = "override_refused"
+
+
+def wake_in_tx(
+    conn: Connection[Any],
+    rulesets: PublishedRulesets,
+    resolved: Mapping[OperationName, int],
+    lane: int,
+) -> list[Outcome]:
+    """Try again what waits for operations that became final, and what waits for those."""
+    changed: list[Outcome] = []
+    frontier = dict(resolved)
+    while frontier:
+        waiters = lock_waiters_in_tx(conn, frontier)
+        if not waiters:
+            break
+        operations = select_operations(conn, (waiter.position for waiter in waiters))
+        changes = []
+        for waiter in waiters:
+            assert waiter.waits_for is not None
+            at = max(waiter.position, frontier[waiter.book_id, waiter.waits_for])
+            booked = Booked(waiter.position, operations[waiter.position])
+            changes.append((waiter, settle(attempt(rulesets, booked), at)))
+        now = change_in_tx(conn, changes, lane)
+        changed += now
+        frontier = final_names(now)
+    return changed
+
+
+def sweep_waiters_in_tx(
+    conn: Connection[Any], rulesets: PublishedRulesets, lane: int
+) -> list[Outcome]:
+    """Wake what waits for an operation that is final already: a wake-up can be missed."""
+    return wake_in_tx(conn, rulesets, select_missed(conn), lane)
+
+
+def perform_order_in_tx(
+    conn: Connection[Any], rulesets: PublishedRulesets, lane: int
+) -> list[Outcome] | None:
+    """Perform the first due repair order; None when none is due.
+
+    Every lane has passed the order, so each operation it names has its outcome.
+    """
+    order = lock_due_order_in_tx(conn, select_visible(conn))
+    if order is None:
+        return None
+    changed = sweep_waiters_in_tx(conn, rulesets, lane)
+    names = [(order.book_id, operation_id) for operation_id in order.operation_ids]
+    named = lock_open_in_tx(conn, names, below=order.position)
+    operations = select_operations(conn, (outcome.position for outcome in named))
+    resolved: dict[OperationName, int] = {}
+    changes: list[tuple[Outcome, Settled]] = []
+    for before in named:
+        waits_for = (before.book_id, before.waits_for or "")
+        if before.status == WAITING and waits_for not in resolved:
+            continue
+        booked = Booked(before.position, operations[before.position])
+        settled = _settled_by(order, rulesets, booked)
+        changes.append((before, settled))
+        resolved |= final_names([settled.outcome])
+    if changes:
+        changed += change_in_tx(conn, changes, lane)
+    changed += wake_in_tx(conn, rulesets, resolved, lane)
+    mark_performed_in_tx(conn, order.position)
+    return changed
+
+
+def _settled_by(order: RepairOrderRow, rulesets: PublishedRulesets, booked: Booked) -> Settled:
+    if order.kind == "retry":
+        tried = attempt(rulesets, booked, below=order.position, ruleset_hash=order.ruleset_hash)
+        return settle(tried, order.position)
+    given = msgspec.json.decode(order.given or "", type=GivenVoucher)
+    refusal = refused_override(given, booked.operation)
+    if refusal is not None:
+        return settle(Attempt(booked, None, Refused(OVERRIDE_REFUSED, refusal)), order.position)
+    voucher = overriding_voucher(order.book_id, order.position, given, booked.operation)
+    settled = settle(Attempt(booked, None, (voucher,)), order.position)
+    return Settled(settled.outcome, settled.vouchers, order.position)
+
+
+def overriding_voucher(
+    book_id: str, position: int, given: GivenVoucher, operation: OperationBooked
+) -> Voucher:
+    """Make the voucher that an approved override says; its source is the decision."""
+    source_id = decision_id_of(position)
+    lines = tuple(
+        VoucherLine(
+            line_no,
+            line.side,
+            line.subject,
+            line.currency,
+            line.amount_minor,
+            line.account,
+            line.off_balance,
+        )
+        for line_no, line in enumerate(given.lines, 1)
+    )
+    return Voucher(
+        voucher_id_of(book_id, source_id, 1),
+        book_id,
+        source_id,
+        1,
+        given.accounting_date,
+        operation.business_type,
+        OVERRIDE_RULE,
+        "",
+        lines,
+    )
+
+
+def refused_override(given: GivenVoucher, operation: OperationBooked) -> str | None:
+    """Say what is wrong with given lines; None when they may stand.
+
+    They balance, and the lines on accounts are exactly the operation's movement legs: else
+    a controlled subject would no longer equal the sum of its accounts.
+    """
+    if not given.lines:
+        return "no lines"
+    for line in given.lines:
+        if line.side not in ("debit", "credit") or not 0 < line.amount_minor <= AMOUNT_MAX:
+            return f"not a line: {line.side} {line.amount_minor} on {line.subject}"
+    lines = [
+        VoucherLine(0, line.side, line.subject, line.currency, line.amount_minor)
+        for line in given.lines
+        if not line.off_balance
+    ]
+    for currency, minor in sorted(currency_differences(lines).items()):
+        return f"debits - credits = {minor} {currency}"
+    said = Counter(
+        (line.account, line.side, line.subject, line.currency, line.amount_minor)
+        for line in given.lines
+        if line.account is not None
+    )
+    moved = Counter(
+        (
+            leg.account,
+            "credit" if leg.kind == "credit" else "debit",
+            leg.subject,
+            leg.currency,
+            leg.amount_minor,
+        )
+        for leg in operation.legs
+        if leg.kind in MOVEMENT_KINDS
+    )
+    if said != moved:
+        return "the lines on accounts are not the operation's legs"
+    return None

@@ -1,0 +1,164 @@
+"""From a batch of the log to the books: the one handler of live, repair and rebuild.
+
+Steps: (1) `prepare`: rulesets are remembered and every operation is tried, before any SQL;
+(2) decisions are kept; (3) originals are looked up: behind one that is not final, an
+operation waits; (4) outcomes are claimed; (5) vouchers, balances, orders and issues are
+written for what was claimed; (6) what waited for it is woken. Invariant: an effect exists
+if and only if its outcome was claimed, in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from psycopg import Connection
+
+from accounting.decisions import (
+    MessageSetAside,
+    OverrideApproved,
+    RepairRequested,
+    RulesetPublished,
+)
+from consumers.messages import Booked, Decided
+from consumers.posting import (
+    REFUSED_BY_DATABASE,
+    Attempt,
+    Refused,
+    Settled,
+    attempt,
+    final_names,
+    post_in_tx,
+    settle,
+    settle_waiting,
+)
+from consumers.resolution import wake_in_tx
+from projections.account_balances import post_legs_in_tx
+from projections.orders import insert_orders_in_tx
+from projections.outcomes import (
+    FINAL,
+    OperationName,
+    Outcome,
+    Standing,
+    apply_totals_in_tx,
+    claim_in_tx,
+    select_standings,
+)
+from projections.parked import insert_issues_in_tx
+from projections.repair_orders import (
+    insert_override_in_tx,
+    insert_repair_in_tx,
+    insert_set_aside_in_tx,
+)
+from projections.rulesets import PublishedRulesets, insert_rulesets_in_tx
+
+
+class Batch(msgspec.Struct, frozen=True, gc=False):
+    """A stretch of the log, tried: attempts and decisions in order of position."""
+
+    attempts: list[Attempt]
+    decided: list[Decided]
+
+
+def prepare(
+    rulesets: PublishedRulesets,
+    messages: Sequence[Booked | Decided],
+    refusals: dict[int, str] | None = None,
+) -> Batch:
+    """Remember published rulesets and try every operation: pure, no SQL.
+
+    `refusals` are positions that the database refused, with its words: they are parked.
+    """
+    decided = [message for message in messages if isinstance(message, Decided)]
+    for each in decided:
+        if isinstance(each.decision, RulesetPublished):
+            rulesets.add_published(each.position, each.decision)
+    attempts = [attempt(rulesets, booked) for booked in messages if isinstance(booked, Booked)]
+    if refusals:
+        attempts = [_refused(tried, refusals) for tried in attempts]
+    return Batch(attempts, decided)
+
+
+def handle_in_tx(
+    conn: Connection[Any], rulesets: PublishedRulesets, batch: Batch, lane: int
+) -> list[Outcome]:
+    """Write a batch into the books; return the outcomes that are new or changed.
+
+    The caller holds the lane's row and moves its position in the same transaction.
+    """
+    keep_decisions_in_tx(conn, batch.decided)
+    settled = _settle_in_tx(conn, batch.attempts)
+    claimed = claim_in_tx(conn, [each.outcome for each in settled])
+    fresh = [each for each in settled if each.outcome.position in claimed]
+    if not fresh:
+        return []
+    outcomes = [each.outcome for each in fresh]
+    operations = [
+        (tried.booked.position, tried.booked.operation)
+        for tried in batch.attempts
+        if tried.booked.position in claimed
+    ]
+    post_in_tx(conn, fresh, lane)
+    apply_totals_in_tx(conn, outcomes, (), lane)
+    post_legs_in_tx(conn, (operation for _, operation in operations), lane)
+    insert_orders_in_tx(conn, operations)
+    insert_issues_in_tx(conn, operations)
+    return outcomes + wake_in_tx(conn, rulesets, final_names(outcomes), lane)
+
+
+def keep_decisions_in_tx(conn: Connection[Any], decided: Sequence[Decided]) -> None:
+    """Keep decisions as they arrive; each lane brings them, the first one writes them."""
+    published: list[tuple[int, RulesetPublished]] = []
+    for each in decided:
+        match each.decision:
+            case RulesetPublished() as ruleset:
+                published.append((each.position, ruleset))
+            case RepairRequested() as order:
+                insert_repair_in_tx(conn, each.position, order)
+            case OverrideApproved() as override:
+                insert_override_in_tx(conn, each.position, override)
+            case MessageSetAside() as message:
+                insert_set_aside_in_tx(conn, each.position, message)
+            case _:
+                pass  # RulesetsOpened and OverrideProposed have no effect by themselves
+    insert_rulesets_in_tx(conn, published)
+
+
+def _settle_in_tx(conn: Connection[Any], attempts: Sequence[Attempt]) -> list[Settled]:
+    """Give each attempt its outcome; one behind an original that is not final waits."""
+    named = {
+        (tried.booked.operation.book_id, tried.booked.operation.original_operation_id)
+        for tried in attempts
+        if tried.booked.operation.original_operation_id is not None
+    }
+    if not named:
+        return [settle(tried, tried.booked.position) for tried in attempts]
+    standings: dict[OperationName, Standing] = select_standings(
+        conn, sorted((book, original or "") for book, original in named)
+    )
+    settled: list[Settled] = []
+    for tried in attempts:
+        each = _settled(tried, standings)
+        settled.append(each)
+        outcome = each.outcome
+        standings.setdefault(outcome.name, Standing(outcome.status, outcome.attempt_position))
+    return settled
+
+
+def _settled(tried: Attempt, standings: dict[OperationName, Standing]) -> Settled:
+    position, operation = tried.booked.position, tried.booked.operation
+    original_id = operation.original_operation_id
+    if original_id is None:
+        return settle(tried, position)
+    original = standings.get((operation.book_id, original_id))
+    if original is None or original.status not in FINAL:
+        return settle_waiting(tried, original_id)
+    return settle(tried, max(position, original.attempt_position))
+
+
+def _refused(tried: Attempt, refusals: dict[int, str]) -> Attempt:
+    detail = refusals.get(tried.booked.position)
+    if detail is None:
+        return tried
+    return Attempt(tried.booked, tried.ruleset_position, Refused(REFUSED_BY_DATABASE, detail))

@@ -1,0 +1,73 @@
+"""Accounting statuses: what accounting reported back about each operation.
+
+Invariant: `revision` only grows, so a late, repeated or reordered result changes nothing
+and a status never goes backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from psycopg import Connection
+
+from ledger.codec import operation_stream
+
+APPLY = """
+    INSERT INTO ledger.accounting_statuses AS old
+        (stream_id, book_id, operation_id, status, reason, revision)
+    SELECT stream_id, book_id, operation_id, status, reason, revision
+    FROM json_to_recordset(%s::json) AS fresh(stream_id uuid, book_id text, operation_id text,
+        status text, reason text, revision bigint)
+    ORDER BY stream_id
+    ON CONFLICT ON CONSTRAINT accounting_statuses_pkey DO UPDATE
+    SET status = EXCLUDED.status, reason = EXCLUDED.reason, revision = EXCLUDED.revision
+    WHERE old.revision < EXCLUDED.revision
+"""
+
+
+class AccountingResult(msgspec.Struct, frozen=True, gc=False):
+    """How an operation ended in accounting; a later result has a greater revision."""
+
+    book_id: str
+    operation_id: str
+    status: str
+    reason: str | None
+    revision: int
+
+
+class _Row(msgspec.Struct, frozen=True, gc=False):
+    stream_id: str
+    book_id: str
+    operation_id: str
+    status: str
+    reason: str | None
+    revision: int
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def apply_results_in_tx(conn: Connection[Any], results: Sequence[AccountingResult]) -> int:
+    """Write results that are newer than what is known; return how many were."""
+    newest: dict[tuple[str, str], AccountingResult] = {}
+    for result in results:
+        name = (result.book_id, result.operation_id)
+        known = newest.get(name)
+        if known is None or known.revision < result.revision:
+            newest[name] = result
+    rows = [
+        _Row(
+            operation_stream(result.book_id, result.operation_id).hex(),
+            result.book_id,
+            result.operation_id,
+            result.status,
+            result.reason,
+            result.revision,
+        )
+        for result in newest.values()
+    ]
+    if not rows:
+        return 0
+    return conn.execute(APPLY, (_encode(rows).decode(),)).rowcount
