@@ -201,6 +201,7 @@ def _passes_partial_stop(account: Account, amount_minor: int, business_type: Bus
 
 
 def _limit_refusal(account: Account, leg: Leg, context: LegContext) -> RejectionReason | None:
+    """Check the limits of this business type on money that goes out or is set aside."""
     limit = account.limits.get(context.business_type.code)
     if limit is None or context.business_type.must_book:
         return None
@@ -222,13 +223,12 @@ def _decide_movement(
     account: Account, leg: Leg, leg_no: int, context: LegContext
 ) -> ev.AccountCredited | ev.AccountDebited | Rejection:
     amount = leg.amount_minor
-    if account.limits:
-        reason = _limit_refusal(account, leg, context)
-        if reason is not None:
-            return Rejection(reason, leg_no, account.number)
     if leg.kind == account.normal_side:
         balance = account.balance_minor + amount
     else:
+        reason = _limit_refusal(account, leg, context) if account.limits else None
+        if reason is not None:
+            return Rejection(reason, leg_no, account.number)
         available = account.available_minor
         if available is not None and available < amount:
             return Rejection(R.INSUFFICIENT_FUNDS, leg_no, account.number, f"available {available}")

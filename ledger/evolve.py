@@ -80,7 +80,7 @@ def _credited(after: Account, event: ev.AccountCredited) -> None:
     after.balance_minor = event.balance_minor
     after.day_credits_minor += event.amount_minor
     after.credit_total_minor += event.amount_minor
-    if after.limits:
+    if after.limits and after.normal_side != "credit":
         _use_limit(after, event)
 
 
@@ -88,7 +88,7 @@ def _debited(after: Account, event: ev.AccountDebited) -> None:
     after.balance_minor = event.balance_minor
     after.day_debits_minor += event.amount_minor
     after.debit_total_minor += event.amount_minor
-    if after.limits:
+    if after.limits and after.normal_side != "debit":
         _use_limit(after, event)
 
 

@@ -154,7 +154,7 @@ class SetCreditLimit(_Change, frozen=True, gc=False, kw_only=True, tag="credit_l
 
 
 class SetLimit(_Change, frozen=True, gc=False, kw_only=True, tag="limit"):
-    """Limits of one business type; leave all three out to lift them."""
+    """Limits of one business type on money out and holds; leave all three out to lift them."""
 
     business_type: Name
     per_operation_minor: AmountOrZero | None = field(default=None, name="per_operation")
