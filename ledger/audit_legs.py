@@ -1,0 +1,201 @@
+"""Match, within a commit, what operations and commands claim with the account events.
+
+Invariant: at the end of each commit nothing is left on either side: each leg was exactly
+one account event of the same account, version, amount and result, and no account event
+stands there by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from ledger import events as ev
+from ledger.account import Account
+from ledger.audit_verdict import differ
+
+EVENTS = "ledger.stored_events"
+CHECK = "legs and account events"
+LEG_KIND: dict[type, str] = {
+    ev.AccountCredited: "credit",
+    ev.AccountDebited: "debit",
+    ev.AmountHeld: "hold",
+    ev.HoldReleased: "release",
+    ev.HoldCaptured: "capture",
+    ev.HoldExpired: "release",
+    ev.AmountFrozen: "freeze",
+    ev.AmountUnfrozen: "unfreeze",
+}
+WITH_HOLD = (ev.AmountHeld, ev.HoldReleased, ev.HoldCaptured, ev.HoldExpired)
+_EVENT_FIELDS = (
+    "operation_id",
+    "leg_no",
+    "business_type",
+    "amount",
+    "balance",
+    "held",
+    "business_date",
+    "value_date",
+    "booked_at",
+)
+_ACCOUNT_FIELDS = ("kind", "account_type", "subject", "currency", "normal_side")
+_COMMAND_FIELDS = ("event", "business_date", "booked_at", "principal", "operation_id")
+_Leg = tuple[ev.OperationBooked, ev.BookedLeg, ev.TouchedAccount | None, int]
+
+
+class Legs:
+    """The open claims of the commit that is being read, by account number and version."""
+
+    def __init__(self) -> None:
+        self._legs: dict[tuple[str, int], _Leg] = {}
+        self._commands: dict[tuple[str, int], tuple[ev.CommandBooked, int]] = {}
+
+    def claim(self, operation: ev.OperationBooked, position: int) -> None:
+        """Expect an account event for each leg of a booked operation."""
+        touched = {account.account: account for account in operation.accounts}
+        for leg in operation.legs:
+            after = touched.get(leg.account)
+            if after is not None and after.version == leg.version:
+                del touched[leg.account]
+            else:
+                after = None
+            key = (leg.account, leg.version)
+            if key in self._legs:
+                _unlike(position, f"state.legs[{leg.no}].version", "a version of its own", key[1])
+            self._legs[key] = (operation, leg, after, position)
+        for number in touched:
+            _unlike(position, f"state.accounts[{number}]", "the version of a leg", None)
+
+    def claim_command(self, command: ev.CommandBooked, position: int) -> None:
+        """Expect the account event that a command became."""
+        self._commands[command.account, command.version] = (command, position)
+
+    def settle(self, event: ev.Moved, account: Account, position: int) -> None:
+        """Match an account event with its leg; `account` is as the event left it."""
+        claim = self._legs.pop((event.account, event.version), None)
+        if claim is None:
+            _unlike(position, "state", "a leg of a booked operation of this commit", None)
+        operation, leg, touched, _ = claim
+        claimed = (
+            operation.operation_id,
+            leg.no,
+            operation.business_type,
+            leg.amount_minor,
+            leg.balance_minor,
+            leg.held_minor,
+            operation.business_date,
+            operation.value_date,
+            operation.booked_at,
+        )
+        found = (
+            event.operation_id,
+            event.leg_no,
+            event.business_type,
+            event.amount_minor,
+            event.balance_minor,
+            event.held_minor,
+            event.business_date,
+            event.value_date,
+            event.booked_at,
+        )
+        if claimed != found:
+            _unlike_field(position, _EVENT_FIELDS, claimed, found)
+        kept = (account.type, account.subject, account.currency, account.normal_side)
+        claimed_kept = (leg.account_type, leg.subject, leg.currency, leg.normal_side)
+        if claimed_kept != kept or leg.kind != LEG_KIND[type(event)]:
+            _unlike_field(
+                position,
+                _ACCOUNT_FIELDS,
+                (LEG_KIND[type(event)], *kept),
+                (leg.kind, *claimed_kept),
+            )
+        if leg.hold_id is not None or isinstance(event, WITH_HOLD):
+            hold_id = getattr(event, "hold_id", None)
+            if leg.hold_id != hold_id:
+                _unlike(position, "state.hold_id", leg.hold_id, hold_id)
+        if leg.intended_account is not None:
+            intended = getattr(event, "intended_account", None)
+            if intended != leg.intended_account:
+                _unlike(position, "state.intended_account", leg.intended_account, intended)
+        if touched is not None:
+            check_touched(touched, account, position)
+
+    def settle_command(
+        self, event: ev.Administered | ev.AccountOpened, account: Account, position: int
+    ) -> None:
+        """Match a change of standing with the command that asked for it."""
+        claim = self._commands.pop((event.account, event.version), None)
+        if claim is None:
+            opens_suspense = isinstance(event, ev.AccountOpened) and event.type == "suspense"
+            if opens_suspense and (event.account, event.version + 1) in self._legs:
+                return  # the engine opens a suspense account for the leg that follows
+            _unlike(position, "state", "a booked command of this commit", None)
+        command, claimed_at = claim
+        claimed = (
+            command.event,
+            command.business_date,
+            command.booked_at,
+            command.principal,
+            command.operation_id,
+        )
+        found = (
+            type(event).__name__,
+            event.business_date,
+            event.booked_at,
+            event.principal,
+            event.command_id,
+        )
+        if claimed != found:
+            _unlike_field(position, _COMMAND_FIELDS, claimed, found)
+        check_touched(command.touched, account, claimed_at)
+
+    def finish_commit(self) -> None:
+        """Prove that every claim of the commit has had its event."""
+        for operation, leg, _, position in self._legs.values():
+            what = f"state.legs[{leg.no}]"
+            _unlike(position, what, "an account event", f"none in {operation.operation_id}")
+        for command, position in self._commands.values():
+            _unlike(position, "state.event", command.event, None)
+
+
+def check_touched(touched: ev.TouchedAccount, account: Account, position: int) -> None:
+    """Compare what an answer said of an account with the account at that version."""
+    said = (
+        touched.currency,
+        touched.balance_minor,
+        touched.available_minor,
+        touched.held_minor,
+        touched.frozen_minor,
+        touched.version,
+        touched.previous_balance_minor,
+        touched.day_debits_minor,
+        touched.day_credits_minor,
+    )
+    should = (
+        account.currency,
+        account.balance_minor,
+        account.available_minor,
+        account.held_minor,
+        account.frozen_minor,
+        account.version,
+        account.previous_balance_minor,
+        account.day_debits_minor,
+        account.day_credits_minor,
+    )
+    if said != should:
+        names = ev.TouchedAccount.__struct_encode_fields__[1:]
+        where = f"state.accounts[{account.number}]"
+        for name, expected, found in zip(names, should, said, strict=True):
+            if expected != found:
+                _unlike(position, f"{where}.{name}", expected, found)
+
+
+def _unlike(position: int, column: str, expected: Any, found: Any) -> NoReturn:
+    differ(CHECK, EVENTS, {"notification_id": position}, column, expected, found)
+
+
+def _unlike_field(
+    position: int, names: tuple[str, ...], expected: tuple[Any, ...], found: tuple[Any, ...]
+) -> None:
+    for name, should, does in zip(names, expected, found, strict=True):
+        if should != does:
+            _unlike(position, f"state.{name}", should, does)
