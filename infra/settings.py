@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB = 1024
@@ -43,6 +43,19 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8480, ge=1, le=65535, description="Port the API listens on.")
+    book: str = Field(
+        "main",
+        min_length=1,
+        max_length=64,
+        description="The book that is meant when none is named.",
+    )
+    url: str | None = Field(
+        None,
+        description="API the commands talk to; unset: the one on this machine's host and port.",
+    )
+    key: SecretStr | None = Field(
+        None, description="API key the commands send; unset: this machine's own, in home."
+    )
     processes: int = Field(1, ge=1, le=64, description="API processes of one `daybook serve`.")
     shared_data: Path = Field(
         Path("../shared/data"),
@@ -141,8 +154,15 @@ class Settings(BaseSettings):
         return self.home / "kafka"
 
     @property
+    def key_path(self) -> Path:
+        """The file of this machine's own key, made at the first start, mode 0600."""
+        return self.home / "local.key"
+
+    @property
     def api_url(self) -> str:
-        """Where this machine reaches the API."""
+        """Where the commands reach the API."""
+        if self.url is not None:
+            return self.url.rstrip("/")
         host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104
         return f"http://{host}:{self.port}"
 
