@@ -1,0 +1,1 @@
+"""Style as tests: what a reviewer would otherwise say every time."""
