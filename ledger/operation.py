@@ -219,12 +219,16 @@ class Submission(msgspec.Struct, frozen=True, gc=False):
     if_version: int | None = None
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What the caller gets: only ever built from a committed record."""
+class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """What the caller gets: only ever built from a committed record.
+
+    `replayed` is there, and true, on batch lines answered again from the record; a single
+    posting says it in a header, so that its body is the first answer, byte for byte.
+    """
 
     operation_id: str
     status: Literal["booked", "rejected"]
-    replayed: bool
+    replayed: bool = False
     position: int | None
     business_date: str
     booked_at: str

@@ -1,0 +1,142 @@
+"""The HTTP application, wired: pool, engine, keys, routes. Read it top to bottom.
+
+Invariant: the engine starts before the first request and, when the process stops, books what
+it has accepted before its connection closes. Books, rules and keys are made by
+`infra/first_start.py`, not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+
+import uvicorn
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from infra.connections import connect, connection_pool
+from infra.first_start import open_book_with_rules
+from infra.postgres import embedded_postgres, migrate
+from infra.settings import Settings, load_settings
+from ledger.api_bridge import EngineBridge, StoreBridge
+from ledger.api_gate import (
+    Api,
+    DaybookApp,
+    Limits,
+    admit_defect,
+    refuse_error,
+    refuse_http,
+    refuse_parameters,
+)
+from ledger.api_metrics import Metrics
+from ledger.api_parse import Parser
+from ledger.api_routes import HOT, ledger_router
+from ledger.business_types import load_business_types
+from ledger.engine import Engine, EngineSettings
+from ledger.errors import LedgerError
+from ledger.principals import Keyring, select_principal
+
+DEFAULT_BOOK = "main"
+TITLE = "Daybook"
+
+
+def create_app() -> DaybookApp:
+    """Build the application from the environment: uvicorn's factory."""
+    return build_app(load_settings())
+
+
+def build_app(settings: Settings, database_url: str | None = None) -> DaybookApp:
+    """Build the application; it opens nothing before its lifespan starts.
+
+    Without an address, here or in the settings, the lifespan shares the embedded PostgreSQL.
+    """
+    url = database_url or settings.database_url
+
+    @asynccontextmanager
+    async def lifespan(app: DaybookApp) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            address = url if url is not None else await _share_embedded(settings, stack)
+            app.api = await _open_api(settings, address, stack)
+            yield
+
+    app = DaybookApp(
+        title=TITLE,
+        version=version("daybook"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.hot = HOT
+    app.add_exception_handler(LedgerError, refuse_error)
+    app.add_exception_handler(HTTPException, refuse_http)
+    app.add_exception_handler(RequestValidationError, refuse_parameters)
+    app.add_exception_handler(Exception, admit_defect)
+    app.include_router(ledger_router())
+    return app
+
+
+async def _share_embedded(settings: Settings, stack: AsyncExitStack) -> str:
+    server = embedded_postgres(settings.postgres_dir)
+    await asyncio.to_thread(server.start)
+    stack.push_async_callback(asyncio.to_thread, server.stop)
+    await asyncio.to_thread(migrate, server.url)
+    return server.url
+
+
+async def _open_api(settings: Settings, url: str, stack: AsyncExitStack) -> Api:
+    pool = connection_pool(url, settings, "daybook-api")
+    pool.open()
+    stack.push_async_callback(asyncio.to_thread, pool.close)
+    store = StoreBridge(pool, settings.pool_size_max)
+    stack.callback(store.close)
+    types = load_business_types()
+    engine = Engine(
+        lambda: connect(url, settings, "daybook-engine"),
+        types,
+        EngineSettings(
+            batch_size_max=settings.batch_size_max,
+            queue_size_max=settings.queue_size_max,
+            clock_jump_s_max=settings.clock_jump_s_max,
+            sweep_interval_s=settings.hold_sweep_s,
+        ),
+    ).start()
+    stack.push_async_callback(asyncio.to_thread, engine.stop, settings.drain_timeout_s)
+    bridge = EngineBridge(engine, patience_s=settings.request_timeout_s)
+    bridge.start()
+    stack.callback(bridge.close)
+    return Api(
+        engine=bridge,
+        store=store,
+        parser=Parser(types, settings.operation_bytes_max),
+        keys=Keyring(lambda hashed: store.call(select_principal, hashed)),
+        limits=Limits(settings.body_bytes_max, settings.operations_per_request_max),
+        metrics=Metrics(lambda: engine.queued),
+        open_book=lambda book_id, name, date, principal: open_book_with_rules(
+            url, book_id, name, date, principal=principal
+        ),
+        default_book=DEFAULT_BOOK,
+        version=version("daybook"),
+    )
+
+
+def uvicorn_config(settings: Settings, app: DaybookApp | str) -> uvicorn.Config:
+    """Return how uvicorn serves the application; `app` may be the factory's import path."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        host=settings.host,
+        port=settings.port,
+        workers=settings.processes,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        log_level=settings.log_level,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,
+    )

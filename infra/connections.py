@@ -1,0 +1,56 @@
+"""Connections to PostgreSQL with a deadline on everything: connect, lock, statement, silence.
+
+Invariant: no call to the database waits for ever, whoever makes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+from psycopg_pool import ConnectionPool
+
+from infra.settings import Settings
+
+CONNECT_TIMEOUT_S = 5
+POOL_WAIT_S = 5.0
+SILENCE_S = 20  # data that nobody acknowledges, a peer that is gone
+
+
+def connection_options(settings: Settings, application_name: str) -> dict[str, Any]:
+    """Return what `psycopg.connect` takes beside the address."""
+    statement_ms = int(settings.statement_timeout_s * 1_000)
+    lock_ms = int(settings.lock_timeout_s * 1_000)
+    return {
+        "autocommit": True,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": application_name,
+        "tcp_user_timeout": SILENCE_S * 1_000,
+        "keepalives_idle": SILENCE_S,
+        "options": (
+            f"-c statement_timeout={statement_ms} -c lock_timeout={lock_ms} "
+            f"-c idle_in_transaction_session_timeout={statement_ms} -c timezone=UTC"
+        ),
+    }
+
+
+def connect(url: str, settings: Settings, application_name: str) -> Connection[Any]:
+    """Open a connection in autocommit: transactions are always written out."""
+    return psycopg.connect(url, **connection_options(settings, application_name))
+
+
+def connection_pool(
+    url: str, settings: Settings, application_name: str
+) -> ConnectionPool[Connection[Any]]:
+    """Return a pool, not yet open; a connection that died is found out before it is used."""
+    return ConnectionPool(
+        url,
+        kwargs=connection_options(settings, application_name),
+        min_size=1,
+        max_size=settings.pool_size_max,
+        timeout=POOL_WAIT_S,
+        check=ConnectionPool.check_connection,
+        open=False,
+        name=application_name,
+    )

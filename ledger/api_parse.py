@@ -1,0 +1,228 @@
+"""Bytes to submissions: strict decoding, the operation's id, the rules the types cannot say.
+
+Invariant: a submission that leaves here is complete (id, fingerprint, known business type,
+no NUL) and small enough for a bus message; whatever is refused here records nothing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from ledger.business_types import BusinessTypes
+from ledger.errors import InvalidRequest, OperationIdMissing, OperationTooLarge
+from ledger.money import is_currency
+from ledger.operation import (
+    Change,
+    FreezeAccount,
+    OpenAccount,
+    Operation,
+    RegisterInquiry,
+    SetLimit,
+    SetPaymentStatus,
+    Submission,
+    UnfreezeAccount,
+    check_operation,
+    check_operation_id,
+    fingerprint_of,
+)
+from ledger.principals import Principal
+
+T = TypeVar("T")
+Request = TypeVar("Request", Operation, OpenAccount, Change)
+OPERATION_ID_CHARS_MAX = 128
+LEG_BYTES_MAX = 480  # what a booked leg adds to its request, beside the repeated account number
+
+decode_operation = msgspec.json.Decoder(Operation).decode
+decode_open_account = msgspec.json.Decoder(OpenAccount).decode
+decode_change: Callable[[bytes], Change] = msgspec.json.Decoder(Change).decode
+
+_NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_AT = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
+_UNKNOWN = re.compile(r"unknown field `(?P<name>.*?)`")
+_MISSING = re.compile(r"missing required field `(?P<name>.*?)`")
+_AMOUNT_FIELDS = frozenset({"amount", "reserve", "credit_limit", "overdraft_floor"})
+
+
+def decode(decoder: Callable[[bytes], T], raw: bytes) -> T:
+    """Decode strictly. Raises `InvalidRequest` with the code that fits and the field's path."""
+    try:
+        value = decoder(raw)
+    except msgspec.ValidationError as error:
+        raise _refused(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        code = "nul_character" if b"\x00" in raw else "malformed_json"
+        raise InvalidRequest(str(error), code=code) from None
+    if b"\\u0000" in raw and _NUL_ESCAPE.search(raw):
+        raise InvalidRequest("a string contains a NUL character", code="nul_character")
+    return value
+
+
+def _refused(words: str) -> InvalidRequest:
+    at = _AT.search(words)
+    path = at["path"].lstrip(".") if at else ""
+    for pattern, code in ((_UNKNOWN, "unknown_field"), (_MISSING, "missing_field")):
+        named = pattern.search(words)
+        if named is not None:
+            field = f"{path}.{named['name']}".lstrip(".")
+            return InvalidRequest(words, code=code, field=field)
+    leaf = path.rpartition(".")[2]
+    if leaf in _AMOUNT_FIELDS or path.startswith("amounts["):
+        return InvalidRequest(words, code="invalid_amount", field=path)
+    if leaf == "operation_id":
+        return InvalidRequest(words, code="invalid_operation_id", field=path)
+    return InvalidRequest(words, field=path or None)
+
+
+class Parser:
+    """Makes submissions for one deployment: its business types and its size bound."""
+
+    def __init__(self, types: BusinessTypes, operation_bytes_max: int) -> None:
+        self._types = types.types
+        self._bytes_max = operation_bytes_max
+
+    def operation(
+        self, raw: bytes, header_id: bytes | None, book_id: str, principal: Principal
+    ) -> Submission:
+        """Parse one operation. Raises `InvalidRequest` or `NotPermitted`."""
+        operation = decode(decode_operation, raw)
+        kind = self._types.get(operation.business_type)
+        if kind is None or kind.internal:
+            raise InvalidRequest(
+                f"no business type {operation.business_type!r}",
+                code="unknown_business_type",
+                field="business_type",
+            )
+        principal.require("import" if kind.history else "post")
+        operation = _with_id(operation, header_id)
+        check_operation(operation)
+        for number, leg in enumerate(operation.legs, start=1):
+            if leg.expires_at is not None:
+                _check_instant(leg.expires_at, number)
+        if 2 * len(raw) + LEG_BYTES_MAX * len(operation.legs) > self._bytes_max:
+            raise OperationTooLarge(f"an operation has at most {self._bytes_max} bytes when booked")
+        return _submission(operation, book_id, principal)
+
+    def open_account(
+        self, raw: bytes, header_id: bytes | None, book_id: str, principal: Principal
+    ) -> Submission:
+        """Parse the opening of an account. Raises `InvalidRequest`."""
+        opening = _with_id(decode(decode_open_account, raw), header_id)
+        if not is_currency(opening.currency):
+            raise InvalidRequest(
+                f"{opening.currency!r} is no ISO 4217 currency",
+                code="unknown_currency",
+                field="currency",
+            )
+        if opening.overdraft_floor_minor is not None and opening.credit_limit_minor != 0:
+            raise InvalidRequest(
+                "overdraft_floor and credit_limit say the same: give one", field="overdraft_floor"
+            )
+        return _submission(opening, book_id, principal)
+
+    def change(
+        self,
+        raw: bytes,
+        header_id: bytes | None,
+        book_id: str,
+        principal: Principal,
+        account: str,
+    ) -> Submission:
+        """Parse a command on an account. Raises `InvalidRequest`."""
+        change = _with_id(decode(decode_change, raw), header_id)
+        for field in _register_fields(change):
+            if not getattr(change, field):
+                shown = "order" if field == "order_number" else field
+                raise InvalidRequest(
+                    f"the register needs {shown}", code="missing_field", field=shown
+                )
+        for business_type in _business_types(change):
+            if business_type not in self._types:
+                raise InvalidRequest(
+                    f"no business type {business_type!r}", code="unknown_business_type"
+                )
+        return _submission(change, book_id, principal, account)
+
+
+def _with_id(request: Request, header_id: bytes | None) -> Request:
+    """Give the request its operation id, from the body or the Idempotency-Key header."""
+    given = request.operation_id
+    if header_id is not None:
+        try:
+            text = header_id.decode("ascii")
+        except UnicodeDecodeError:
+            text = ""
+        if not text.isprintable() or not 1 <= len(text) <= OPERATION_ID_CHARS_MAX:
+            raise InvalidRequest(
+                f"Idempotency-Key has 1 to {OPERATION_ID_CHARS_MAX} printable ASCII characters",
+                code="invalid_operation_id",
+            )
+        if given is not None and given != text:
+            raise InvalidRequest(
+                "operation_id and Idempotency-Key differ", code="operation_id_mismatch"
+            )
+        if given is None:
+            request = msgspec.structs.replace(request, operation_id=text)
+            given = text
+    if given is None:
+        raise OperationIdMissing("give operation_id or the Idempotency-Key header")
+    try:
+        check_operation_id(given)
+    except InvalidRequest as error:
+        raise InvalidRequest(error.detail, code="invalid_operation_id") from None
+    return request
+
+
+def _submission(
+    body: Operation | OpenAccount | Change,
+    book_id: str,
+    principal: Principal,
+    account: str | None = None,
+) -> Submission:
+    assert body.operation_id is not None
+    fingerprint = fingerprint_of(book_id, body, account)
+    return Submission(book_id, principal.name, body.operation_id, fingerprint, body, account)
+
+
+def _check_instant(instant: dt.datetime, leg_no: int) -> None:
+    """Refuse instants that have no UTC form within the years 1 to 9999."""
+    try:
+        instant.astimezone(dt.UTC)
+    except OverflowError:
+        raise InvalidRequest(
+            f"leg {leg_no}: expires_at is beyond the calendar", leg_no=leg_no, field="expires_at"
+        ) from None
+
+
+def _register_fields(change: Change) -> tuple[str, ...]:
+    if isinstance(change, FreezeAccount | RegisterInquiry):
+        return ("authority", "order_number", "reason")
+    if isinstance(change, UnfreezeAccount):
+        return ("authority", "order_number")
+    return ()
+
+
+def _business_types(change: Change) -> tuple[str, ...]:
+    if isinstance(change, SetPaymentStatus):
+        return change.partial_types
+    if isinstance(change, SetLimit):
+        return (change.business_type,)
+    return ()
+
+
+def operation_id_in(raw: bytes) -> str | None:
+    """Return the operation id of a line that was refused, when one can be found."""
+    try:
+        value: Any = msgspec.json.decode(raw, type=_Named)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    found = value.operation_id
+    return found if isinstance(found, str) else None
+
+
+class _Named(msgspec.Struct):
+    operation_id: Any = None
