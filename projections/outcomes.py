@@ -193,10 +193,15 @@ def lock_open_in_tx(
 
 def lock_waiters_in_tx(conn: Connection[Any], names: Iterable[OperationName]) -> list[Outcome]:
     """Lock what waits for any of these operations, in order of position."""
-    row = conn.execute(EXISTS_WAITER).fetchone()
-    if row is None or not row[0]:
+    if not exists_waiter(conn):
         return []
     return [_outcome(row) for row in conn.execute(LOCK_WAITERS, (_names(names),))]
+
+
+def exists_waiter(conn: Connection[Any]) -> bool:
+    """Tell whether anything waits."""
+    row = conn.execute(EXISTS_WAITER).fetchone()
+    return bool(row and row[0])
 
 
 def select_missed(conn: Connection[Any]) -> dict[OperationName, int]:

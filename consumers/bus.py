@@ -1,0 +1,250 @@
+"""Two buses, one contract: polls of rows per lane, acknowledged after the commit.
+
+`LogBus` reads the log itself (lane 0); `KafkaBus` reads the operations topic, a lane per
+partition. Invariant: a poll covers the stretch after < position ≤ through of its lane
+whole; what is not acknowledged is given again. Offsets fence, they never decide: the lane's
+position row does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import CommitFailedError, IllegalStateError, KafkaError, RebalanceInProgressError
+from psycopg import Connection
+
+from consumers.log_rows import select_stretch
+from consumers.messages import LogRow, Message, Unreadable, read_message
+from ledger.log import LOG_CHANNEL
+from projections.positions import LogName, select_lanes
+
+HOLD_S = 1.0
+LOG_ROWS_PER_OPERATION = 4  # a transfer: two account events, one operation, now and then more
+
+
+class Poll(msgspec.Struct, frozen=True):
+    """A lane's next stretch. `first` and `last` are offsets on Kafka, positions on the log."""
+
+    lane: int
+    after: int
+    through: int
+    rows: tuple[LogRow, ...]
+    first: int
+    last: int
+
+
+class Stuck(msgspec.Struct, frozen=True):
+    """A message of a lane that nobody can read; the lane stands before it."""
+
+    lane: int
+    error: Unreadable
+
+
+class Bus(Protocol):
+    """What the consumer needs of a bus."""
+
+    lanes: int
+
+    def poll(self, timeout_s: float) -> Sequence[Poll | Stuck]:
+        """Give the next stretches; waits at most `timeout_s` for the first."""
+
+    def acknowledge(self, poll: Poll) -> None:
+        """Say that a poll's effects are committed."""
+
+    def hold(self, stuck: Stuck) -> None:
+        """Stand before a message; it is given again after a while."""
+
+    def skip(self, stuck: Stuck) -> None:
+        """Pass over a message that was set aside."""
+
+    def rewind(self) -> None:
+        """Give again everything that was not acknowledged."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class LogBus:
+    """Reads the log directly; one lane. Woken by the log's notifications."""
+
+    lanes = 1
+
+    def __init__(self, conn: Connection[Any], *, operations_max: int = 2000) -> None:
+        self._conn = conn
+        self._rows_max = operations_max * LOG_ROWS_PER_OPERATION
+        self._after: int | None = None
+        conn.execute(f"LISTEN {LOG_CHANNEL}")
+
+    def poll(self, timeout_s: float) -> Sequence[Poll | Stuck]:
+        """Read the next rows after the last acknowledged position."""
+        if self._after is None:
+            self._after = next((row.position for row in select_lanes(self._conn)), 0)
+        stretch = select_stretch(self._conn, self._after, rows_max=self._rows_max)
+        if stretch.through == stretch.after:
+            for _ in self._conn.notifies(timeout=timeout_s, stop_after=1):
+                break
+            stretch = select_stretch(self._conn, self._after, rows_max=self._rows_max)
+        if stretch.through == stretch.after:
+            return ()
+        rows = tuple(stretch.rows)
+        ends = (stretch.after, stretch.through)
+        return (Poll(0, *ends, rows, *ends),)
+
+    def acknowledge(self, poll: Poll) -> None:
+        """Continue after the poll."""
+        self._after = poll.through
+
+    def hold(self, stuck: Stuck) -> None:  # noqa: ARG002 - one lane: it is always the same
+        """Wait before the position is read again."""
+        self._after = None
+        time.sleep(HOLD_S)
+
+    def skip(self, stuck: Stuck) -> None:
+        """Nothing: a row of the log is passed over where it is decoded."""
+
+    def rewind(self) -> None:
+        """Read the position again."""
+        self._after = None
+
+    def close(self) -> None:
+        """Close the reading connection."""
+        self._conn.close()
+
+
+class KafkaBus:
+    """Reads the operations topic as a member of a group; a lane is a partition."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        topic: str,
+        group: str,
+        log: LogName,
+        operations_max: int = 2000,
+    ) -> None:
+        self._topic = topic
+        self._log = log
+        self._operations_max = operations_max
+        self._held: dict[TopicPartition, float] = {}
+        self._pending: dict[int, int] = {}  # lane → first offset given and not acknowledged
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=bootstrap.split(","),
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            allow_auto_create_topics=False,
+            max_poll_records=500,
+            fetch_max_wait_ms=50,
+            fetch_max_bytes=16 * 1024 * 1024,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+            session_timeout_ms=15_000,
+            heartbeat_interval_ms=2_000,
+        )
+        partitions = self._consumer.partitions_for_topic(topic)
+        if not partitions:
+            self._consumer.close(autocommit=False)
+            raise KafkaError(f"topic {topic} is not there yet")
+        self.lanes = len(partitions)
+        self._consumer.subscribe([topic])
+
+    def poll(self, timeout_s: float) -> Sequence[Poll | Stuck]:
+        """Give what arrived, merged per partition up to `operations_max` rows."""
+        self._release_held()
+        found: list[Poll | Stuck] = []
+        records = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+        for place, messages in records.items():
+            given = self._merged(place.partition, messages)
+            for each in given:
+                if isinstance(each, Poll):
+                    self._pending.setdefault(each.lane, each.first)
+            found += given
+        return found
+
+    def acknowledge(self, poll: Poll) -> None:
+        """Commit the offset after the poll; a partition that has moved is its new owner's."""
+        place = TopicPartition(self._topic, poll.lane)
+        self._pending[poll.lane] = poll.last + 1
+        try:
+            self._consumer.commit({place: OffsetAndMetadata(poll.last + 1, "", -1)})
+        except (CommitFailedError, RebalanceInProgressError, IllegalStateError):
+            self._pending.pop(poll.lane, None)
+
+    def hold(self, stuck: Stuck) -> None:
+        """Pause the partition before the message."""
+        place = TopicPartition(self._topic, stuck.lane)
+        if self._seek(place, stuck.error.at_offset):
+            self._consumer.pause(place)
+            self._held[place] = time.monotonic() + HOLD_S
+
+    def skip(self, stuck: Stuck) -> None:
+        """Continue after the message."""
+        place = TopicPartition(self._topic, stuck.lane)
+        self._seek(place, stuck.error.at_offset + 1)
+
+    def rewind(self) -> None:
+        """Seek each partition back to the first offset that was not acknowledged."""
+        for lane, offset in self._pending.items():
+            self._seek(TopicPartition(self._topic, lane), offset)
+        self._pending.clear()
+
+    def close(self) -> None:
+        """Leave the group without committing anything."""
+        self._consumer.close(autocommit=False)
+
+    def _merged(self, lane: int, records: Sequence[Any]) -> list[Poll | Stuck]:
+        found: list[Poll | Stuck] = []
+        current: Poll | None = None
+        for record in records:
+            try:
+                message = self._message(lane, record)
+            except Unreadable as error:
+                if current is not None:
+                    found.append(current)
+                return [*found, Stuck(lane, error)]
+            if current is not None and self._fits(current, message):
+                current = _joined(current, message, record.offset)
+                continue
+            if current is not None:
+                found.append(current)
+            ends = (message.after, message.through)
+            current = Poll(lane, *ends, message.rows, record.offset, record.offset)
+        return found if current is None else [*found, current]
+
+    def _message(self, lane: int, record: Any) -> Message:
+        place = {"topic": self._topic, "partition": lane, "at_offset": record.offset}
+        message = read_message(record.value, **place)
+        if (message.log_id, message.incarnation) != (str(self._log.log_id), self._log.incarnation):
+            detail = f"of another log: {message.log_id}/{message.incarnation}"
+            raise Unreadable(detail, raw=record.value, **place)
+        return message
+
+    def _fits(self, poll: Poll, message: Message) -> bool:
+        rows = len(poll.rows) + len(message.rows)
+        return message.after <= poll.through and rows <= self._operations_max
+
+    def _seek(self, place: TopicPartition, offset: int) -> bool:
+        if place not in self._consumer.assignment():
+            return False
+        self._consumer.seek(place, offset)
+        return True
+
+    def _release_held(self) -> None:
+        now = time.monotonic()
+        for place in [place for place, until in self._held.items() if until <= now]:
+            del self._held[place]
+            if place in self._consumer.assignment():
+                self._consumer.resume(place)
+
+
+def _joined(poll: Poll, message: Message, offset: int) -> Poll:
+    """Join a message to a poll; what the poll has already (a repeated message) is dropped."""
+    rows = message.rows
+    if message.after < poll.through:
+        rows = tuple(row for row in rows if row.position > poll.through)
+    through = max(poll.through, message.through)
+    return Poll(poll.lane, poll.after, through, poll.rows + rows, poll.first, offset)

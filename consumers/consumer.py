@@ -1,0 +1,273 @@
+"""One consumer: a database connection, a bus, and the rulesets met so far.
+
+`step` takes the bus's polls and writes each into the books in one transaction with the
+lane's position and the results. Invariant: a transaction writes only what lies between the
+lane's position, read under its lock, and the position it moves to.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from psycopg import Connection, DataError, Error, IntegrityError, errors
+
+from consumers.bus import Bus, Poll, Stuck
+from consumers.log_rows import select_published
+from consumers.messages import (
+    Booked,
+    Decided,
+    LogRow,
+    OperationKey,
+    Unreadable,
+    decode_key,
+    is_decision,
+    partition_of,
+    read_row,
+)
+from consumers.posting import results_of
+from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
+from consumers.set_aside import LOG_TOPIC, is_set_aside
+from consumers.vouchers import handle_in_tx, prepare
+from ledger.errors import LogCorrupt
+from ledger.statuses import AccountingResult
+from projections.outcomes import Outcome, exists_waiter
+from projections.positions import (
+    Lane,
+    LanesChanged,
+    LogName,
+    assign_lanes,
+    lock_lane_in_tx,
+    move_lane_in_tx,
+    select_head,
+    select_lanes,
+    select_log,
+    stop_lane,
+)
+from projections.repair_orders import exists_due
+from projections.rulesets import PublishedRulesets, load_rulesets
+
+WAITER_SWEEP_S = 1.0
+FILL_ROWS_MAX = 8_000
+DeliverInTx = Callable[[Connection[Any], Sequence[AccountingResult]], object]
+Messages = list[Booked | Decided]
+
+log = structlog.get_logger("consumers.consumer")
+
+
+class Counts(msgspec.Struct):
+    """What a consumer did since it started."""
+
+    polls: int = 0
+    operations: int = 0
+    outcomes: int = 0
+    orders: int = 0
+    woken: int = 0
+    refused_by_database: int = 0
+    filled_gaps: int = 0
+
+
+def never(point: str) -> None:
+    """Stand for no failpoint: tests pass a function that raises at a named step."""
+
+
+class Consumer:
+    """Not thread-safe: one thread steps it. `deliver_in_tx` says results to the ledger."""
+
+    def __init__(
+        self,
+        conn: Connection[Any],
+        bus: Bus,
+        *,
+        deliver_in_tx: DeliverInTx,
+        failpoint: Callable[[str], None] = never,
+    ) -> None:
+        self.conn = conn
+        self.bus = bus
+        self.counts = Counts()
+        self._deliver_in_tx = deliver_in_tx
+        self._failpoint = failpoint
+        self._swept_at = 0.0
+        self._head = 0
+        self._last_lane = 0
+        self.log: LogName = select_log(conn)
+        self.rulesets = PublishedRulesets()
+        assign_lanes(conn, bus.lanes)
+        self._incarnation = max(lane.incarnation for lane in select_lanes(conn))
+        load_rulesets(conn, self.rulesets)
+
+    def step(self, timeout_s: float = 0.0) -> bool:
+        """Handle what the bus gives, then what has become due; tell whether there was any.
+
+        Raises psycopg.Error and KafkaError of infrastructure (nothing is half done: call
+        `bus.rewind` and step again), LanesChanged (make a new Consumer) and LogCorrupt.
+        """
+        given = self.bus.poll(timeout_s)
+        stuck: set[int] = set()
+        for each in given:
+            if isinstance(each, Stuck):
+                self._stand_before(each)
+            elif each.lane not in stuck and not self._handle(each):
+                stuck.add(each.lane)
+        return self.perform_due() or bool(given)
+
+    def perform_due(self) -> bool:
+        """Perform repair orders that every lane has passed; now and then sweep waiters."""
+        performed = False
+        while exists_due(self.conn):
+            outcomes = self._in_lane(perform_order_in_tx)
+            if outcomes is None:
+                break
+            performed = True
+            self.counts.orders += 1
+        now = time.monotonic()
+        if now - self._swept_at >= WAITER_SWEEP_S:
+            self._swept_at = now
+            if exists_waiter(self.conn):
+                woken = self._in_lane(sweep_waiters_in_tx) or []
+                self.counts.woken += len(woken)
+        return performed
+
+    # --- a poll ----------------------------------------------------------------------
+
+    def _handle(self, poll: Poll) -> bool:
+        """Write a poll into the books; False when its lane is stuck at an unreadable row."""
+        self._last_lane = poll.lane
+        self._refuse_ahead(poll)
+        try:
+            self._fill_gap(poll)
+            self._write_rows(poll.lane, poll.rows, poll.through)
+        except Unreadable as error:
+            self._stand_before(Stuck(poll.lane, error))
+            self.bus.rewind()
+            return False
+        self._failpoint("committed")
+        self.bus.acknowledge(poll)
+        self.counts.polls += 1
+        return True
+
+    def _write_rows(self, lane: int, rows: Sequence[LogRow], through: int) -> None:
+        """Decode and write; what comes before an unreadable row is written first."""
+        messages: Messages = []
+        for row in rows:
+            try:
+                messages.append(read_row(row))
+            except Unreadable as error:
+                if is_set_aside(self.conn, LOG_TOPIC, 0, row.position):
+                    continue
+                if messages:
+                    self._write(lane, messages, row.position - 1)
+                raise error from error.__cause__
+        self._write(lane, messages, through)
+
+    def _write(
+        self, lane: int, messages: Messages, through: int, refusals: dict[int, str] | None = None
+    ) -> None:
+        """Write messages in one transaction; a refusal by the database bisects them."""
+        try:
+            self._write_in_one(lane, messages, through, refusals)
+        except (DataError, IntegrityError, errors.RaiseException) as error:
+            if len(messages) > 1:
+                middle = len(messages) // 2
+                self._write(lane, messages[:middle], messages[middle - 1].position)
+                self._write(lane, messages[middle:], through)
+            elif refusals is None and messages and isinstance(messages[0], Booked):
+                refusal = {messages[0].position: _words(error)}
+                log.error("refused_by_database", position=messages[0].position, error=str(error))
+                self.counts.refused_by_database += 1
+                self._write(lane, messages, through, refusal)
+            else:
+                raise
+
+    def _write_in_one(
+        self, lane: int, messages: Messages, through: int, refusals: dict[int, str] | None
+    ) -> None:
+        batch = prepare(self.rulesets, messages, refusals)
+        with self.conn.transaction():
+            at = self._lock_lane_in_tx(lane)
+            if at.position >= through:
+                return
+            if messages and messages[0].position <= at.position:
+                rest = [message for message in messages if message.position > at.position]
+                batch = prepare(self.rulesets, rest, refusals)
+            outcomes = handle_in_tx(self.conn, self.rulesets, batch, lane)
+            self._deliver_in_tx(self.conn, results_of(outcomes))
+            move_lane_in_tx(self.conn, at, through)
+            self._failpoint("handled")
+        self.counts.operations += len(batch.attempts)
+        self.counts.outcomes += len(outcomes)
+
+    def _in_lane(
+        self,
+        change_in_tx: Callable[[Connection[Any], PublishedRulesets, int], list[Outcome] | None],
+    ) -> list[Outcome] | None:
+        """Change outcomes under a lane's lock, with their results."""
+        with self.conn.transaction():
+            at = self._lock_lane_in_tx(self._last_lane)
+            outcomes = change_in_tx(self.conn, self.rulesets, at.lane)
+            if outcomes:
+                self._deliver_in_tx(self.conn, results_of(outcomes))
+            self._failpoint("changed")
+        return outcomes
+
+    def _lock_lane_in_tx(self, lane: int) -> Lane:
+        at = lock_lane_in_tx(self.conn, lane, self.log)
+        if at.incarnation != self._incarnation:
+            raise LanesChanged(f"the books have incarnation {at.incarnation} now")
+        return at
+
+    # --- what should not happen --------------------------------------------------------
+
+    def _refuse_ahead(self, poll: Poll) -> None:
+        """Stop when a message speaks of positions that this log has not reached."""
+        if poll.through > self._head:
+            self._head = select_head(self.conn)
+            if poll.through > self._head:
+                raise LogCorrupt(
+                    f"lane {poll.lane} is given position {poll.through}, the log ends at "
+                    f"{self._head}: this database is older than the bus"
+                )
+
+    def _fill_gap(self, poll: Poll) -> None:
+        """Read from the store what the bus no longer has (retention, a message set aside)."""
+        lanes = {row.lane: row for row in select_lanes(self.conn)}
+        if poll.lane not in lanes:
+            raise LanesChanged(f"lane {poll.lane} is gone")
+        position = lanes[poll.lane].position
+        if poll.after <= position:
+            return
+        log.error("gap_filled", lane=poll.lane, after=position, through=poll.after)
+        self.counts.filled_gaps += 1
+        while position < poll.after:
+            through = min(poll.after, position + FILL_ROWS_MAX)
+            rows = select_published(self.conn, position, through)
+            own = [row for row in rows if _lanes_of(row, self.bus.lanes) in (None, poll.lane)]
+            self._write_rows(poll.lane, own, through)
+            position = through
+
+    def _stand_before(self, stuck: Stuck) -> None:
+        """Stop the lane loudly before a message, or pass over one that was set aside."""
+        place = (stuck.error.topic, stuck.error.partition, stuck.error.at_offset)
+        if place[0] != LOG_TOPIC and is_set_aside(self.conn, *place):
+            self.bus.skip(stuck)
+            return
+        log.error("lane_stopped", lane=stuck.lane, error=str(stuck.error))
+        stop_lane(self.conn, stuck.lane, str(stuck.error))
+        self.bus.hold(stuck)
+
+
+def _lanes_of(row: LogRow, lanes: int) -> int | None:
+    """Give the lane of a row; None: every lane."""
+    if is_decision(row.topic):
+        return None
+    key: OperationKey = decode_key(row.state)
+    return partition_of(key.text, lanes)
+
+
+def _words(error: Error) -> str:
+    constraint = error.diag.constraint_name
+    text = (error.diag.message_primary or str(error)).splitlines()[0][:300]
+    return f"{constraint}: {text}" if constraint else text

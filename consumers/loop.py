@@ -1,0 +1,109 @@
+"""The loop around a consumer: open, step, and after a failure of infrastructure open again.
+
+Invariant: a failure is written down and retried with growing pauses; only `stop` ends the
+loop, and it ends it between transactions.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+import psycopg
+import structlog
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from consumers.bus import Bus, KafkaBus, LogBus
+from consumers.consumer import Consumer, Counts, never
+from consumers.results import insert_outbox_in_tx, results_producer, send_outbox
+from ledger.errors import LogCorrupt
+from ledger.statuses import apply_results_in_tx
+from projections.positions import LanesChanged, select_log
+from projections.tables import connect_to
+
+log = structlog.get_logger("consumers.loop")
+
+
+class ConsumerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a consumer process needs to know."""
+
+    database_url: str
+    bus: Literal["log", "kafka"] = "log"
+    bootstrap: str = "127.0.0.1:9092"
+    operations_topic: str = "ledger.operations"
+    results_topic: str = "accounting.results"
+    group: str = "daybook.vouchers"
+    operations_max: int = 2000
+    pause_s: float = 0.05
+    retry_pause_s_max: float = 5.0
+
+
+def open_bus(settings: ConsumerSettings) -> Bus:
+    """Open the bus that the settings name, with a connection of its own."""
+    conn = connect_to(settings.database_url)
+    if settings.bus == "log":
+        return LogBus(conn, operations_max=settings.operations_max)
+    with conn:
+        name = select_log(conn)
+    return KafkaBus(
+        settings.bootstrap,
+        topic=settings.operations_topic,
+        group=settings.group,
+        log=name,
+        operations_max=settings.operations_max,
+    )
+
+
+def run_consumer(
+    settings: ConsumerSettings,
+    stop: threading.Event,
+    *,
+    failpoint: Callable[[str], None] = never,
+    counts: Counts | None = None,
+) -> None:
+    """Consume until `stop` is set. `counts` (shared with metrics) grows as it goes."""
+    pause_s = 0.1
+    while not stop.is_set():
+        before = 0 if counts is None else counts.polls
+        try:
+            _consume(settings, stop, failpoint, counts or Counts())
+        except LanesChanged as change:
+            log.warning("lanes_changed", detail=str(change))
+            pause_s = 0.1
+        except LogCorrupt as error:
+            log.critical("consumer_stopped", error=str(error), retry_s=settings.retry_pause_s_max)
+            stop.wait(settings.retry_pause_s_max)
+        except (psycopg.Error, KafkaError, OSError) as error:
+            log.error("consumer_failed", error=str(error), retry_s=pause_s)
+            stop.wait(pause_s)
+            progressed = counts is not None and counts.polls > before
+            pause_s = 0.1 if progressed else min(pause_s * 2, settings.retry_pause_s_max)
+
+
+def _consume(
+    settings: ConsumerSettings,
+    stop: threading.Event,
+    failpoint: Callable[[str], None],
+    counts: Counts,
+) -> None:
+    """Open everything, step until stopped or something fails, close everything."""
+    on_kafka = settings.bus == "kafka"
+    bus = open_bus(settings)
+    producer: KafkaProducer | None = None
+    try:
+        with connect_to(settings.database_url) as conn:
+            deliver = insert_outbox_in_tx if on_kafka else apply_results_in_tx
+            consumer = Consumer(conn, bus, deliver_in_tx=deliver, failpoint=failpoint)
+            consumer.counts = counts
+            producer = results_producer(settings.bootstrap) if on_kafka else None
+            while not stop.is_set():
+                consumer.step(settings.pause_s)
+                if producer is not None:
+                    send_outbox(conn, producer, settings.results_topic)
+    finally:
+        bus.close()
+        if producer is not None:
+            producer.close(timeout=5)

@@ -1,0 +1,202 @@
+"""Results: each outcome travels back to the ledger as the operation's accounting status.
+
+On the log bus the status is written in the consumer's own transaction. On Kafka the result
+waits in an outbox row of that transaction, is sent to `accounting.results` after the commit
+and applied by `run_results`. Invariant: sending, applying and re-sending repeat safely,
+because a revision only grows.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError
+from psycopg import Connection, Error
+
+from consumers.messages import Unreadable
+from ledger.codec import operation_stream
+from ledger.statuses import AccountingResult, apply_results_in_tx
+from projections.outcomes import RANKS
+from projections.tables import connect_to
+
+RESULTS_SCHEMA = 1
+RESULTS_PER_MESSAGE_MAX = 1500
+SEND_TIMEOUT_S = 30
+SWEEP_CHUNK = 5000
+
+INSERT_OUTBOX = "INSERT INTO ledger.results_outbox (payload) VALUES (%s)"
+LOCK_OUTBOX = """
+    SELECT outbox_id, payload FROM ledger.results_outbox
+    ORDER BY outbox_id LIMIT 50 FOR UPDATE SKIP LOCKED
+"""
+DELETE_OUTBOX = "DELETE FROM ledger.results_outbox WHERE outbox_id = ANY(%s)"
+SELECT_CHUNK = """
+    SELECT position, book_id, operation_id, status, reason, attempt_position
+    FROM outcomes WHERE position > %s ORDER BY position LIMIT %s
+"""
+SELECT_REVISIONS = """
+    SELECT stream_id, revision FROM ledger.accounting_statuses WHERE stream_id = ANY(%s::uuid[])
+"""
+
+log = structlog.get_logger("consumers.results")
+
+
+class ResultsMessage(msgspec.Struct, frozen=True):
+    """A message of topic accounting.results."""
+
+    schema: int
+    results: tuple[AccountingResult, ...]
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ResultsMessage).decode
+
+
+def pack_results(results: Sequence[AccountingResult]) -> list[bytes]:
+    """Pack results into messages of bounded size."""
+    return [
+        _encode(ResultsMessage(RESULTS_SCHEMA, tuple(results[at : at + RESULTS_PER_MESSAGE_MAX])))
+        for at in range(0, len(results), RESULTS_PER_MESSAGE_MAX)
+    ]
+
+
+def insert_outbox_in_tx(conn: Connection[Any], results: Sequence[AccountingResult]) -> None:
+    """Keep results until they are sent."""
+    for payload in pack_results(results):
+        conn.execute(INSERT_OUTBOX, (payload,))
+
+
+def send_outbox(conn: Connection[Any], producer: KafkaProducer, topic: str) -> int:
+    """Send waiting results and forget them once acknowledged; return how many messages."""
+    with conn.transaction():
+        rows = conn.execute(LOCK_OUTBOX).fetchall()
+        if not rows:
+            return 0
+        futures = [producer.send(topic, value=bytes(payload)) for _, payload in rows]
+        producer.flush(timeout=SEND_TIMEOUT_S)
+        for future in futures:
+            future.get(timeout=SEND_TIMEOUT_S)
+        conn.execute(DELETE_OUTBOX, ([outbox_id for outbox_id, _ in rows],))
+    return len(rows)
+
+
+def apply_messages(conn: Connection[Any], values: Sequence[Any]) -> int:
+    """Apply messages of the results topic; raises Unreadable for anything else."""
+    results: list[AccountingResult] = []
+    for record in values:
+        place = {
+            "topic": record.topic,
+            "partition": record.partition,
+            "at_offset": record.offset,
+        }
+        raw = record.value or b""
+        try:
+            message = _decode(raw)
+        except msgspec.MsgspecError as error:
+            raise Unreadable(str(error), raw=raw, **place) from error
+        if message.schema != RESULTS_SCHEMA:
+            raise Unreadable(f"schema {message.schema}", raw=raw, **place)
+        results += message.results
+    with conn.transaction():
+        return apply_results_in_tx(conn, results)
+
+
+def run_results(
+    database_url: str,
+    bootstrap: str,
+    *,
+    topic: str,
+    group: str,
+    stop: threading.Event,
+    retry_pause_s: float = 1.0,
+) -> None:
+    """Apply results from Kafka until stopped; failures of infrastructure are retried."""
+    while not stop.is_set():
+        try:
+            _apply_until(database_url, bootstrap, topic, group, stop)
+        except (KafkaError, Error, OSError, Unreadable) as error:
+            log.error("results_stopped", error=str(error), retry_s=retry_pause_s)
+            stop.wait(retry_pause_s)
+
+
+def _apply_until(
+    database_url: str, bootstrap: str, topic: str, group: str, stop: threading.Event
+) -> None:
+    consumer = KafkaConsumer(
+        topic,
+        bootstrap_servers=bootstrap.split(","),
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        allow_auto_create_topics=False,
+        fetch_max_wait_ms=50,
+    )
+    try:
+        with connect_to(database_url) as conn:
+            while not stop.is_set():
+                polled = consumer.poll(timeout_ms=200)
+                records = [record for each in polled.values() for record in each]
+                if records:
+                    apply_messages(conn, records)
+                    consumer.commit()
+    finally:
+        consumer.close(autocommit=False)
+
+
+def resend_results(
+    conn: Connection[Any],
+    *,
+    after: int = 0,
+    deliver_in_tx: Callable[[Connection[Any], Sequence[AccountingResult]], Any],
+    progress: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Deliver again every result that the ledger does not know; return how many.
+
+    `deliver_in_tx` is `apply_results_in_tx` on the log bus, `insert_outbox_in_tx` on Kafka.
+    """
+    sent = 0
+    while True:
+        with conn.transaction():
+            rows = conn.execute(SELECT_CHUNK, (after, SWEEP_CHUNK)).fetchall()
+            if not rows:
+                return sent
+            missing = _unknown(conn, [_result(row) for row in rows])
+            deliver_in_tx(conn, missing)
+        sent += len(missing)
+        after = rows[-1][0]
+        progress(len(rows))
+
+
+def _result(row: tuple[Any, ...]) -> AccountingResult:
+    _, book_id, operation_id, status, reason, attempt_position = row
+    revision = attempt_position * 4 + RANKS[status]
+    return AccountingResult(book_id, operation_id, status, reason, revision)
+
+
+def _unknown(conn: Connection[Any], results: Sequence[AccountingResult]) -> list[AccountingResult]:
+    streams = [operation_stream(each.book_id, each.operation_id) for each in results]
+    found = conn.execute(SELECT_REVISIONS, ([stream.hex() for stream in streams],))
+    known = {stream_id.bytes: revision for stream_id, revision in found}
+    return [
+        each
+        for each, stream in zip(results, streams, strict=True)
+        if known.get(stream, -1) < each.revision
+    ]
+
+
+def results_producer(bootstrap: str) -> KafkaProducer:
+    """Make the idempotent producer of results."""
+    return KafkaProducer(
+        bootstrap_servers=bootstrap.split(","),
+        acks="all",
+        enable_idempotence=True,
+        allow_auto_create_topics=False,
+        max_block_ms=10_000,
+        client_id=f"daybook-results-{int(time.time())}",
+    )
