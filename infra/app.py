@@ -32,13 +32,12 @@ from ledger.api_gate import (
 )
 from ledger.api_metrics import Metrics
 from ledger.api_parse import Parser
-from ledger.api_routes import HOT, ledger_router
+from ledger.api_routes import HOT, add_ledger_routes
 from ledger.business_types import load_business_types
 from ledger.engine import Engine, EngineSettings
 from ledger.errors import LedgerError
 from ledger.principals import Keyring, select_principal
 
-DEFAULT_BOOK = "main"
 TITLE = "Daybook"
 
 
@@ -74,7 +73,7 @@ def build_app(settings: Settings, database_url: str | None = None) -> DaybookApp
     app.add_exception_handler(HTTPException, refuse_http)
     app.add_exception_handler(RequestValidationError, refuse_parameters)
     app.add_exception_handler(Exception, admit_defect)
-    app.include_router(ledger_router())
+    add_ledger_routes(app)
     return app
 
 
@@ -117,19 +116,18 @@ async def _open_api(settings: Settings, url: str, stack: AsyncExitStack) -> Api:
         open_book=lambda book_id, name, date, principal: open_book_with_rules(
             url, book_id, name, date, principal=principal
         ),
-        default_book=DEFAULT_BOOK,
+        default_book=settings.book,
         version=version("daybook"),
     )
 
 
-def uvicorn_config(settings: Settings, app: DaybookApp | str) -> uvicorn.Config:
-    """Return how uvicorn serves the application; `app` may be the factory's import path."""
+def uvicorn_config(settings: Settings, app: DaybookApp, *, fd: int | None = None) -> uvicorn.Config:
+    """Return how uvicorn serves the application, on its own address or a socket it is given."""
     return uvicorn.Config(
         app,
-        factory=isinstance(app, str),
         host=settings.host,
         port=settings.port,
-        workers=settings.processes,
+        fd=fd,
         loop="uvloop",
         http="httptools",
         ws="none",

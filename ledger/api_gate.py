@@ -155,12 +155,13 @@ async def refuse_http(request: Request, error: Exception) -> Response:
     refusal = InvalidRequest(f"{request.method} {request.url.path}", code=code)
     if code != "method_not_allowed":
         return _Sent(problem_reply(problem_of(refusal)))
-    return _Sent(problem_reply(problem_of(refusal), (b"allow", _methods(request))))
+    allowed = (error.headers or {}).get("Allow", "")
+    return _Sent(problem_reply(problem_of(refusal), (b"allow", _methods(request, allowed))))
 
 
-def _methods(request: Request) -> bytes:
+def _methods(request: Request, allowed: str) -> bytes:
     path = request.url.path
-    methods: set[str] = set()
+    methods = set(allowed.split(", ")) if allowed else set()
     for route in request.app.routes:
         if isinstance(route, Route) and route.path_regex.match(path):
             methods |= route.methods or set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Response
+from fastapi import FastAPI, Response
 
 from ledger import api_accounts, api_books, api_health, api_operations
 from ledger import operation as op
@@ -287,11 +287,10 @@ HOT: dict[tuple[str, str], Handler] = {
 }
 
 
-def ledger_router() -> APIRouter:
-    """Return the routes for FastAPI; their documents are added by `api_docs`."""
-    router = APIRouter()
+def add_ledger_routes(app: FastAPI) -> None:
+    """Add the routes to FastAPI; their documents are made by `api_docs`."""
     for route in ROUTES:
-        router.add_api_route(
+        app.add_api_route(
             route.path,
             endpoint(route.handler),
             methods=[route.method],
@@ -299,4 +298,3 @@ def ledger_router() -> APIRouter:
             response_class=Response,
             include_in_schema=False,
         )
-    return router
