@@ -1,0 +1,81 @@
+"""`python -m bench`: run the benchmarks in turn, print their tables, write the JSON file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench import write_path
+from bench.machine import machine_description
+from bench.place import Place, Run
+from bench.scale import FULL, QUICK
+from bench.sheet import Sheet
+from infra.settings import load_settings
+
+BENCHMARKS: dict[str, Callable[[Run], None]] = {
+    "write": write_path.run,
+}
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    quick: Annotated[bool, typer.Option(help="Smaller and shorter: under three minutes.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(BENCHMARKS)}; may be repeated.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Where the figures go; default in .daybook/bench.")
+    ] = None,
+) -> None:
+    """Measure Daybook on this machine: each figure a median, each beside its baseline."""
+    names = only or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        raise typer.BadParameter(f"no benchmark {', '.join(unknown)}: {', '.join(BENCHMARKS)}")
+    console = Console(width=None if Console().is_terminal else 110)
+    folder = load_settings().home / "bench"
+    scale = QUICK if quick else FULL
+    sheet = Sheet()
+    started = time.monotonic()
+    with Place(folder) as place:
+        machine = machine_description(place.url, place.folder)
+        _print_machine(console, machine)
+        for name in names:
+            before = set(sheet.sections)
+            console.print(f"[dim]{name} …[/dim]")
+            BENCHMARKS[name](Run(place, scale, sheet))
+            for title in [title for title in sheet.sections if title not in before]:
+                sheet.print(console, title)
+    sheet.print_aims(console)
+    elapsed_s = time.monotonic() - started
+    path = json_file or folder / f"{scale.name}.json"
+    document = {
+        "scale": scale.name,
+        "rounds": scale.rounds,
+        "elapsed_s": round(elapsed_s),
+        "machine": machine,
+        **sheet.document(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    console.print(f"{scale.rounds} rounds in {elapsed_s:.0f} s; all runs: {path}")
+
+
+def _print_machine(console: Console, machine: dict[str, str]) -> None:
+    table = Table(show_header=False, box=None)
+    for name, value in machine.items():
+        table.add_row(f"[dim]{name}[/dim]", value)
+    console.print(table)
+    console.print()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,102 @@
+"""The operations that are posted: JSON documents as a gateway would send them, from a seed.
+
+Invariant: ids are UUIDv7, as clients are told to send; no document is sent twice unless the
+benchmark says so.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Iterator
+
+from bench.scale import ACCOUNTS
+
+CURRENCY = "CNY"
+FUNDING_MINOR = 10**12
+
+
+def account_number(index: int) -> str:
+    """Return the number of one of the benchmark's accounts."""
+    return f"C-{index:06}"
+
+
+class Documents:
+    """A seeded source of operations over the benchmark's accounts."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def recharges(self, count: int) -> list[bytes]:
+        """Single-leg operations: one credit each, spread over all accounts."""
+        return [self._recharge(self._account()) for _ in range(count)]
+
+    def recharges_with_fee(self, count: int) -> list[bytes]:
+        """Single-leg operations with a named amount, whose vouchers have four lines."""
+        return [self._recharge(self._account(), {"fee": 60}) for _ in range(count)]
+
+    def recharges_of(self, number: str, count: int) -> list[bytes]:
+        """Single-leg operations that all credit one account."""
+        return [self._recharge(number) for _ in range(count)]
+
+    def transfers(self, count: int) -> list[bytes]:
+        """Two-leg operations: from one account to another, spread over all accounts."""
+        return [self._transfer(100) for _ in range(count)]
+
+    def refused_transfers(self, count: int) -> list[bytes]:
+        """Two-leg operations that no account here has the funds for."""
+        return [self._transfer(FUNDING_MINOR * 1_000) for _ in range(count)]
+
+    def half_refused(self, count: int) -> list[bytes]:
+        """Transfers of which every second one is rejected."""
+        booked = self.transfers(count // 2)
+        refused = self.refused_transfers(count // 2)
+        return [doc for pair in zip(booked, refused, strict=True) for doc in pair]
+
+    def _recharge(self, number: str, amounts: dict[str, int] | None = None) -> bytes:
+        document: dict[str, object] = {
+            "operation_id": self._operation_id(),
+            "business_type": "recharge",
+            "legs": [_leg("credit", number, 10_000)],
+            "orders": {"payment": f"P-{self._random.randrange(10**9)}"},
+        }
+        if amounts:
+            document["amounts"] = amounts
+        return _encoded(document)
+
+    def _transfer(self, amount_minor: int) -> bytes:
+        source = self._random.randrange(ACCOUNTS)
+        target = (source + self._random.randrange(1, ACCOUNTS)) % ACCOUNTS
+        return _encoded(
+            {
+                "operation_id": self._operation_id(),
+                "business_type": "transfer",
+                "legs": [
+                    _leg("debit", account_number(source), amount_minor),
+                    _leg("credit", account_number(target), amount_minor),
+                ],
+            }
+        )
+
+    def _account(self) -> str:
+        return account_number(self._random.randrange(ACCOUNTS))
+
+    def _operation_id(self) -> str:
+        value = time.time_ns() // 1_000_000 << 80 | self._random.getrandbits(76)
+        return str(uuid.UUID(int=value & ~(0xF000 << 64) & ~(3 << 62) | 7 << 76 | 2 << 62))
+
+
+def batches(documents: list[bytes], size: int) -> Iterator[list[bytes]]:
+    """Cut documents into batches of a size."""
+    for first in range(0, len(documents), size):
+        yield documents[first : first + size]
+
+
+def _leg(kind: str, number: str, amount_minor: int) -> dict[str, object]:
+    return {"kind": kind, "account": number, "amount": amount_minor, "currency": CURRENCY}
+
+
+def _encoded(document: dict[str, object]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()

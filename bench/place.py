@@ -1,0 +1,178 @@
+"""Where the benchmarks run: one PostgreSQL server of their own, a fresh database for each subject.
+
+Invariant: every database of a run is a copy of one template (schema, one book, 10,000 funded
+accounts, made by the engine), so that subject and baseline start from the same bytes on the
+same server; what was made is removed at the end.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg import sql
+
+from bench.documents import CURRENCY, FUNDING_MINOR, account_number, batches
+from bench.scale import ACCOUNTS, Scale
+from bench.sheet import Sheet
+from infra.postgres import embedded_postgres
+from infra.schema import migrate
+from ledger.api_parse import Parser
+from ledger.books import open_book
+from ledger.business_types import load_business_types
+from ledger.engine import Engine
+from ledger.job import Job
+from ledger.operation import OPERATION_BYTES_MAX, Answer, Result, Submission
+from ledger.principals import SCOPES, Principal
+
+BOOK = "main"
+PRINCIPAL = Principal("bench", frozenset(SCOPES))
+OPEN_DATE = dt.date(2026, 1, 1)
+SUBJECT = "2001.01"
+TEMPLATE = "bench_template"
+SETUP_BATCH = 1_000
+
+
+class Place:
+    """The server, the folder beside it and the databases on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="bench-", dir=_made(folder)))
+        self._server = embedded_postgres(self.folder / "postgres")
+        self._names = 0
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        self._make_template()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        """A database of the server that no benchmark uses."""
+        return self._server.url_of("postgres")
+
+    def database(self, purpose: str) -> str:
+        """Return the URL of a fresh copy of the template."""
+        return self._create(purpose, TEMPLATE)
+
+    def bare_database(self, purpose: str) -> str:
+        """Return the URL of an empty database, for what others do."""
+        return self._create(purpose, "template0")
+
+    def migrated_database(self, purpose: str) -> str:
+        """Return the URL of a database with the schema and nothing in it."""
+        url = self._create(purpose, "template0")
+        migrate(url)
+        return url
+
+    def _create(self, purpose: str, template: str) -> str:
+        self._names += 1
+        name = f"bench_{self._names}_{purpose}"
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            conn.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
+            )
+        return self._server.url_of(name)
+
+    def _make_template(self) -> None:
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            conn.execute(f"CREATE DATABASE {TEMPLATE}")
+        url = self._server.url_of(TEMPLATE)
+        migrate(url)
+        open_funded_accounts(url)
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute("VACUUM (ANALYZE)")
+
+
+@dataclass
+class Run:
+    """What every benchmark is given."""
+
+    place: Place
+    scale: Scale
+    sheet: Sheet
+
+
+@contextmanager
+def engine_on(url: str) -> Iterator[Engine]:
+    """A started engine of the product on a database."""
+    engine = Engine(lambda: psycopg.connect(url, autocommit=True), load_business_types()).start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+def parser() -> Parser:
+    """The product's parser, as the API uses it."""
+    return Parser(load_business_types(), OPERATION_BYTES_MAX)
+
+
+def open_funded_accounts(url: str) -> None:
+    """Open the book and its accounts, and give each its opening balance."""
+    with psycopg.connect(url) as conn:
+        open_book(conn, BOOK, "Benchmarks", OPEN_DATE, principal=PRINCIPAL.name)
+    reads = parser()
+    numbers = [account_number(index) for index in range(ACCOUNTS)]
+    with engine_on(url) as engine:
+        for part in batches([_opening(number) for number in numbers], SETUP_BATCH):
+            post(engine, [reads.open_account(raw, None, BOOK, PRINCIPAL) for raw in part])
+        for part in batches([_funding(number) for number in numbers], SETUP_BATCH):
+            post(engine, [reads.operation(raw, None, BOOK, PRINCIPAL) for raw in part])
+
+
+def post(engine: Engine, submissions: Sequence[Submission]) -> None:
+    """Post a job, all of which must be booked."""
+    check_booked(engine.post(Job(book_id=BOOK, submissions=tuple(submissions))))
+
+
+def check_booked(results: Sequence[Result]) -> None:
+    """Raise unless all of a job was booked: a figure of refusals would mean nothing."""
+    for result in results:
+        if not isinstance(result, Answer) or result.status != "booked":
+            raise RuntimeError(f"a benchmark posts what can be booked, but: {result}")
+
+
+def scalar(conn: psycopg.Connection[Any], statement: str, *parameters: object) -> int:
+    """Return the one integer that a query gives; 0 for NULL."""
+    row = conn.execute(statement.encode(), parameters).fetchone()
+    return int(row[0]) if row and row[0] is not None else 0
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.absolute()
+
+
+def _opening(number: str) -> bytes:
+    return (
+        f'{{"operation_id":"open-{number}","account":"{number}","owner":"owner of {number}",'
+        f'"type":"customer","subject":"{SUBJECT}","currency":"{CURRENCY}"}}'
+    ).encode()
+
+
+def _funding(number: str) -> bytes:
+    return (
+        f'{{"operation_id":"fund-{number}","business_type":"opening_balance","legs":'
+        f'[{{"kind":"credit","account":"{number}","amount":{FUNDING_MINOR},'
+        f'"currency":"{CURRENCY}"}}]}}'
+    ).encode()

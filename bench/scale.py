@@ -1,0 +1,57 @@
+"""How much of everything a run does: the full run, and the quick one of under three minutes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ACCOUNTS = 10_000
+BATCH_SIZES = (1, 100, 1_000, 8_000)
+HTTP_BATCH_SIZES = (100, 1_000, 8_000)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of one run; `rounds` is how often every figure is taken."""
+
+    name: str
+    rounds: int
+    operations_by_batch_size: dict[int, int]
+    textbook_s: float
+    aggregate_transfers: int
+    callers: tuple[int, ...]
+    postings_by_callers: dict[int, int]
+    http_batch_operations: dict[int, int]
+    mix_postings: int
+    drain_operations: int
+    visible_probes: int
+    durable_commits: int
+
+
+QUICK = Scale(
+    name="quick",
+    rounds=3,
+    operations_by_batch_size={1: 200, 100: 2_000, 1_000: 6_000, 8_000: 8_000},
+    textbook_s=0.7,
+    aggregate_transfers=150,
+    callers=(1, 8, 32),
+    postings_by_callers={1: 250, 8: 1_000, 32: 2_500, 64: 2_500},
+    http_batch_operations={100: 1_000, 1_000: 3_000, 8_000: 8_000},
+    mix_postings=1_500,
+    drain_operations=8_000,
+    visible_probes=40,
+    durable_commits=100,
+)
+FULL = Scale(
+    name="full",
+    rounds=5,
+    operations_by_batch_size={1: 1_000, 100: 10_000, 1_000: 20_000, 8_000: 32_000},
+    textbook_s=3.0,
+    aggregate_transfers=1_000,
+    callers=(1, 8, 32, 64),
+    postings_by_callers={1: 1_000, 8: 6_000, 32: 12_000, 64: 12_000},
+    http_batch_operations={100: 6_000, 1_000: 16_000, 8_000: 32_000},
+    mix_postings=8_000,
+    drain_operations=50_000,
+    visible_probes=300,
+    durable_commits=500,
+)

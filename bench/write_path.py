@@ -1,0 +1,150 @@
+"""The write path in process, beside its ceiling and beside what people do without us.
+
+In every round, in turns on one server: the engine at each batch size, COPY of the very rows it
+wrote, the textbook transaction with 1, 8 and 32 connections, aggregates of `eventsourcing`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from statistics import median
+from typing import Any
+
+import psycopg
+
+from bench.aggregates import open_bank, transfers_s
+from bench.copy_ceiling import copy_commits, last_id, select_commits
+from bench.documents import Documents, batches
+from bench.place import BOOK, PRINCIPAL, Run, check_booked, engine_on, parser
+from bench.scale import ACCOUNTS, BATCH_SIZES
+from bench.sheet import Aim
+from bench.textbook import make_textbook, textbook_rate
+from ledger.api_parse import Parser
+from ledger.engine import Engine, Ticket
+from ledger.job import Job
+
+ENGINE = "Engine in process, 10,000 accounts"
+OTHERS = "What people do without us (transfers)"
+RATE = "operations/s"
+MS = "ms a batch"
+CEILING = "COPY of its rows"
+RATIO = "ratio to COPY"
+ROWS = "COPY rows/s"
+WORKLOADS = ("single-leg", "two-leg transfer")
+
+
+def run(run: Run) -> None:
+    """Measure the write path; every figure is taken once a round."""
+    place, scale = run.place, run.scale
+    engine_url, copy_url = place.database("engine"), place.database("copy")
+    textbook_url = place.bare_database("textbook")
+    script = make_textbook(textbook_url, place.folder)
+    bank = open_bank(place.bare_database("aggregates"))
+    accounts = bank.open_accounts(ACCOUNTS)
+    with (
+        engine_on(engine_url) as engine,
+        psycopg.connect(engine_url, autocommit=True) as reader,
+        psycopg.connect(copy_url, autocommit=True) as copier,
+    ):
+        for number in range(scale.rounds):
+            documents = Documents(seed=number)
+            for workload in WORKLOADS:
+                for size in BATCH_SIZES:
+                    _engine_beside_copy(run, engine, reader, copier, documents, workload, size)
+            _commit_alone(run, textbook_url)
+            for connections in (1, 8, 32):
+                rate = textbook_rate(
+                    textbook_url, script, connections=connections, seconds=scale.textbook_s
+                )
+                _add_other(run, f"textbook SQL, {connections} connections", rate)
+            seconds = transfers_s(bank, accounts, scale.aggregate_transfers, number)
+            _add_other(
+                run, "eventsourcing aggregates, 1 caller", scale.aggregate_transfers / seconds
+            )
+    bank.close()
+    _aims_and_notes(run)
+
+
+def _engine_beside_copy(
+    run: Run,
+    engine: Engine,
+    reader: psycopg.Connection[Any],
+    copier: psycopg.Connection[Any],
+    documents: Documents,
+    workload: str,
+    size: int,
+) -> None:
+    count = run.scale.operations_by_batch_size[size]
+    make = documents.recharges if workload == WORKLOADS[0] else documents.transfers
+    after = last_id(reader)
+    seconds = engine_s(engine, parser(), make(count), size)
+    commits = select_commits(reader, after)
+    copy_s = copy_commits(copier, commits)
+    if last_id(copier) != last_id(reader):
+        raise RuntimeError("the COPY baseline did not write the engine's rows")
+    run.sheet.add(
+        ENGINE,
+        f"{workload}, batch {size:,}",
+        {
+            RATE: count / seconds,
+            MS: seconds / len(commits) * 1e3,
+            CEILING: count / copy_s,
+            RATIO: copy_s / seconds,
+            ROWS: sum(commit.rows for commit in commits) / copy_s,
+        },
+    )
+
+
+def engine_s(engine: Engine, reads: Parser, documents: list[bytes], size: int) -> float:
+    """Parse and post documents as jobs of a size; return the seconds that took.
+
+    A job of one waits for its answer, as one caller does. Larger ones are two in flight: the
+    next is parsed while the engine books the one before, and never joins it.
+    """
+    parts = list(batches(documents, size))
+    in_flight_max = 1 if size == 1 else 2
+    in_flight: deque[Ticket] = deque()
+    started = time.perf_counter()
+    for part in parts:
+        if len(in_flight) == in_flight_max:
+            check_booked(in_flight.popleft().results())
+        submissions = tuple(reads.operation(raw, None, BOOK, PRINCIPAL) for raw in part)
+        in_flight.append(engine.submit(Job(book_id=BOOK, submissions=submissions)))
+    for ticket in in_flight:
+        check_booked(ticket.results())
+    return time.perf_counter() - started
+
+
+def _commit_alone(run: Run, url: str) -> None:
+    """One durable commit of one narrow row, by one caller: the least that an answer can take."""
+    times = []
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("CREATE TABLE IF NOT EXISTS one_row (n bigint)")
+        for number in range(run.scale.durable_commits):
+            started = time.perf_counter()
+            conn.execute("INSERT INTO one_row VALUES (%s)", (number,), prepare=True)
+            times.append(time.perf_counter() - started)
+    run.sheet.add(OTHERS, "one durable commit of one row", {"ms (p50)": median(times) * 1e3})
+
+
+def _add_other(run: Run, subject: str, rate: float) -> None:
+    sheet = run.sheet
+    ours = sheet.last(ENGINE, "two-leg transfer, batch 1,000", RATE)
+    sheet.add(OTHERS, subject, {"transfers/s": rate, "engine (batch 1,000) is": ours / rate})
+
+
+def _aims_and_notes(run: Run) -> None:
+    sheet = run.sheet
+    for workload in WORKLOADS:
+        subject = f"{workload}, batch 1,000"
+        sheet.aim(Aim(f"engine, {subject}: ratio to COPY", ENGINE, subject, RATIO, at_least=0.3))
+    sheet.note(
+        ENGINE,
+        "From JSON bytes to committed answers, two jobs in flight (batch 1: one caller, one "
+        "by one); COPY: the very rows it wrote, packed beforehand, same commits.",
+    )
+    sheet.note(
+        OTHERS,
+        "The textbook's caller is pgbench (C, prepared statements): it pays for no application.",
+    )
