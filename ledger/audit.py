@@ -71,6 +71,13 @@ class Reader(Protocol):
 
     checks: tuple[str, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what is no difference but worth knowing."""
+
+    def start(self, conn: Connection[Any]) -> None:
+        """Begin, in the audit's transaction and before the first commit is read."""
+
     def read(self, seal: Seal, events: Sequence[tuple[int, AuditedEvent]]) -> None:
         """Take a proved commit's events, in order, each with its position."""
 
@@ -120,6 +127,8 @@ def verify_in_tx(
     try:
         if digest is not None:
             chain.check_same_log(conn, digest)
+        for reader in readers:
+            reader.start(conn)
         total = _last_id(conn)
         with closing(chain.read_commits(conn, digest)) as read:
             for commit in read:
@@ -146,6 +155,7 @@ def verify_in_tx(
         last_id=last.last_id if last is not None else 0,
         booked_at=last.booked_at if last is not None else "",
         checks=tuple(passed),
+        notes=tuple(note for reader in readers for note in reader.notes),
         difference=difference,
     )
 

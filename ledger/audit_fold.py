@@ -62,6 +62,7 @@ class Fold:
         self.books: dict[str, Book] = {}
         self.totals: dict[str, dict[str, tuple[int, int]]] = {}
         self.operations = 0
+        self.last_id = 0
         self._foreign: dict[bytes, int] = {}
         self._legs = Legs()
         self._originals = Originals(conn, types)
@@ -94,6 +95,7 @@ class Fold:
         self._legs.finish_commit()
         self._originals.finish_commit()
         self._check_totals(commit.seal)
+        self.last_id = commit.seal.last_id
         return events
 
     def _closed_through(self, book_id: str) -> str | None:

@@ -55,6 +55,7 @@ class Verdict(msgspec.Struct, frozen=True):
     last_id: int
     booked_at: str
     checks: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     difference: Difference | None = None
 
     @property

@@ -35,6 +35,7 @@ SELECT_DAYS = """
            debit_minor, credit_minor, closing_minor, last_version
     FROM account_balances_daily ORDER BY book_id, account, currency, business_date, lane
 """
+SELECT_LANES = "SELECT lane FROM positions"
 TOTALS = ("book_id", "status", "currency", "lane", "count", "amount_minor")
 GL = (
     "book_id",
@@ -103,10 +104,12 @@ class Sums:
         totals = conn.execute(SELECT_TOTALS).fetchall()
         gl = conn.execute(SELECT_GL).fetchall()
         days = conn.execute(SELECT_DAYS).fetchall()
+        lanes = {row[0] for row in conn.execute(SELECT_LANES)}
         _compare(TOTALS_CHECK, "projections.outcome_totals", TOTALS, self.totals, totals)
         _compare(GL_CHECK, "projections.gl_balances", GL, self.gl, gl)
         _compare(DAYS_CHECK, "projections.account_balances_daily", DAYS, self.days, days)
-        _compare_lanes(totals, gl, days)
+        _compare_lanes(totals, days, lanes)
+        _compare_gl_lanes(gl, {row[3] for row in totals})
 
 
 def _compare(
@@ -160,36 +163,38 @@ def _is_nothing(values: list[Any] | None) -> bool:
     return values is None or not any(values)
 
 
-def _compare_lanes(totals: list[Row], gl: list[Row], days: list[Row]) -> None:
-    """Prove that each lane ties by itself, so that no row belongs to a lane it was not made in."""
+def _compare_lanes(totals: list[Row], days: list[Row], lanes: set[int]) -> None:
+    """Prove that a lane's outcomes moved what its account days moved."""
     moved: dict[tuple[str, str, int], int] = {}
     for book_id, _, currency, _, lane, debit, credit, _, _ in days:
         moved[book_id, currency, lane] = moved.get((book_id, currency, lane), 0) + debit + credit
+    known = lanes | {lane for _, _, lane in moved}
     ended: dict[tuple[str, str, int], list[Any]] = {}
     for book_id, status, currency, lane, _, amount in totals:
         entry = ended.setdefault((book_id, currency, lane), [0, []])
         entry[0] += amount
         entry[1].append({"book_id": book_id, "status": status, "currency": currency, "lane": lane})
-    lanes_moved = {lane for _, _, lane in moved}
     for key in sorted({*moved, *ended}, key=lambda key: -key[2]):
         sum_minor, rows = ended.get(key, (0, []))
-        stray = not key[1] and key[2] not in lanes_moved and lanes_moved
-        if sum_minor != moved.get(key, 0) or stray:
-            _stray("projections.outcome_totals", rows, key, moved.get(key, 0), sum_minor, days)
-    sides: dict[tuple[str, str, str, int], list[Any]] = {}
+        if sum_minor != moved.get(key, 0) or key[2] not in known:
+            _stray(rows, key, moved.get(key, 0), sum_minor, days)
+
+
+def _compare_gl_lanes(gl: list[Row], known: set[int]) -> None:
+    """Prove that what a lane posted balances per date: vouchers enter whole."""
+    sides: dict[tuple[int, str, str, str], list[Any]] = {}
     for book_id, subject, currency, date, lane, off_balance, debit, credit in gl:
-        entry = sides.setdefault((book_id, currency, date, lane), [0, []])
+        entry = sides.setdefault((lane, book_id, currency, date), [0, {}])
         entry[0] += 0 if off_balance else debit - credit
         row = {"book_id": book_id, "subject": subject, "currency": currency}
-        entry[1].append({**row, "accounting_date": date, "lane": lane})
-    for side_key in sorted(sides, key=lambda key: -key[3]):
-        difference, rows = sides[side_key]
-        if difference:
-            differ(LANES_CHECK, "projections.gl_balances", rows[0], "lane", 0, int(difference))
+        entry[1] = {**row, "accounting_date": date, "lane": lane}
+    for key in sorted(sides, reverse=True):
+        difference, row = sides[key]
+        if difference or key[0] not in known:
+            differ(LANES_CHECK, "projections.gl_balances", row, "lane", 0, int(difference))
 
 
 def _stray(
-    table: str,
     rows: list[dict[str, Any]],
     key: tuple[str, str, int],
     expected: int,
@@ -197,12 +202,13 @@ def _stray(
     days: list[Row],
 ) -> None:
     """Name the row of a lane that does not tie: of the totals, or else of the account days."""
+    totals = "projections.outcome_totals"
     if rows:
-        differ(LANES_CHECK, table, rows[0], "lane", int(expected), int(found))
+        differ(LANES_CHECK, totals, rows[0], "lane", int(expected), int(found))
     for book_id, account, currency, date, lane, *_ in days:
         if (book_id, currency, lane) == key:
             row = {"book_id": book_id, "account": account, "currency": currency}
             named = {**row, "business_date": date, "lane": lane}
             table = "projections.account_balances_daily"
             differ(LANES_CHECK, table, named, "lane", int(expected), int(found))
-    differ(LANES_CHECK, table, {"lane": key[2]}, ROW, int(expected), int(found))
+    differ(LANES_CHECK, totals, {"lane": key[2]}, ROW, int(expected), int(found))

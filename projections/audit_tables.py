@@ -79,9 +79,7 @@ VOUCHER_LINES = _table(
     3,
     "position ordinal line_no side subject currency amount_minor account off_balance",
 )
-OPERATION_ORDERS = _table(
-    "operation_orders", 4, "book_id order_number kind operation_id position"
-)
+OPERATION_ORDERS = _table("operation_orders", 4, "book_id order_number kind operation_id position")
 ISSUES = _table(
     "issues",
     3,
@@ -106,9 +104,7 @@ def select_at(conn: Connection[Any], table: Table, positions: Iterable[int]) -> 
 
 def compare_rows(table: Table, expected: Rows, found: Iterable[Row]) -> None:
     """Compare rows of a table with what should be there; `expected` is used up."""
-    compare_table(
-        CHECK, table.label, table.columns, table.keys, expected=expected, found=found
-    )
+    compare_table(CHECK, table.label, table.columns, table.keys, expected=expected, found=found)
 
 
 def _select(conn: Connection[Any], table: Table, where: LiteralString, values: Row) -> list[Row]:

@@ -1,0 +1,449 @@
+"""Audit the books: post the whole log again in memory and compare every row.
+
+A `ledger.audit.Reader`: it gets each commit once the ledger has proved it, tries every
+operation with the rulesets that were published below it, repeats repair orders and overrides
+where the log has them, and compares stretch by stretch. Invariant: nothing is taken from the
+projections but which orders have been performed and how far the lanes are.
+Memory: operations that are or were parked or waiting, and the sums (`projections/audit_sums`).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from psycopg import Connection
+
+from accounting.decisions import (
+    Decision,
+    MessageSetAside,
+    OverrideApproved,
+    RepairRequested,
+    RulesetPublished,
+    decode_decision,
+)
+from accounting.rules import Ruleset
+from accounting.voucher import Voucher
+from consumers.messages import Booked
+from consumers.posting import (
+    REFUSED_BY_DATABASE,
+    Attempt,
+    Refused,
+    Settled,
+    attempt,
+    settle,
+    settle_waiting,
+)
+from consumers.resolution import OVERRIDE_REFUSED, overriding_voucher, refused_override
+from ledger.audit_fold import AuditedEvent, Fold, Foreign
+from ledger.audit_verdict import differ
+from ledger.codec import Seal
+from ledger.events import OperationBooked
+from projections import audit as standing
+from projections import audit_sums, audit_tables
+from projections.audit_sums import Sums
+from projections.audit_tables import (
+    DECISION_TABLES,
+    DERIVED_TABLES,
+    OUTCOMES,
+    TABLES,
+    VOUCHERS,
+    Expected,
+    compare_rows,
+    select_at,
+    select_stretch,
+)
+from projections.orders import order_numbers
+from projections.outcomes import FINAL, WAITING, OperationName, Outcome, read_amounts
+from projections.repair_orders import GivenVoucher
+from projections.rulesets import PublishedRulesets
+
+OPERATIONS_PER_COMPARE = 5_000
+POSITIONS_PER_COMPARE = 50_000
+FIRST, LAST = -(2**63), 2**63 - 1
+DECISIONS_CHECK = "accounting decisions"
+USE_BOOKS = "SET LOCAL search_path = projections, ledger"
+SELECT_PERFORMED = "SELECT position FROM repair_orders WHERE performed"
+SELECT_REFUSED = """
+    SELECT position, detail FROM outcomes WHERE reason = 'refused_by_database'
+"""
+SELECT_ORDERED = """
+    SELECT o.position, r.position FROM outcomes o
+    JOIN repair_orders r ON r.position = o.attempt_position
+    WHERE o.operation_id = ANY(r.operation_ids) AND o.book_id = r.book_id
+"""
+SELECT_WAITING = "SELECT position FROM outcomes WHERE status = 'waiting'"
+
+
+class _Open(msgspec.Struct):
+    """An operation that was not final at once: what it is now, and its vouchers."""
+
+    booked: Booked
+    settled: Settled
+
+
+class Books:
+    """The books as the log makes them, compared with the books as they are stored."""
+
+    checks: tuple[str, ...] = (
+        standing.POSITIONS_CHECK,
+        DECISIONS_CHECK,
+        audit_tables.CHECK,
+        standing.STATUSES_CHECK,
+        audit_sums.TOTALS_CHECK,
+        audit_sums.GL_CHECK,
+        audit_sums.DAYS_CHECK,
+        audit_sums.LANES_CHECK,
+        standing.IDENTITY_CHECK,
+        standing.CONTROLLED_CHECK,
+    )
+
+    def __init__(self) -> None:
+        self.late_results = 0
+        self._rulesets = PublishedRulesets()
+        self._latest: dict[str, Ruleset] = {}
+        self._sums = Sums()
+        self._unposted = standing.Unposted()
+        self._open: dict[OperationName, _Open] = {}
+        self._unseen: set[OperationName] = set()
+        self._changed_at: dict[OperationName, int] = {}
+        self._late: dict[int, _Open] = {}
+        self._order_positions: list[int] = []
+        self._compared_to = FIRST
+        self._operations = 0
+        self._fresh()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what is no difference but worth knowing."""
+        if not self.late_results:
+            return ()
+        return (f"{self.late_results} results are on their way to the ledger",)
+
+    def start(self, conn: Connection[Any]) -> None:
+        """Read how far the books are, in the audit's snapshot."""
+        conn.execute(USE_BOOKS)
+        self._conn = conn
+        self._standing = standing.read_standing(conn)
+        ordered: dict[int, int] = dict(conn.execute(SELECT_ORDERED).fetchall())
+        self._ordered = set(ordered)
+        # An order that decided an outcome has been performed, whatever its row says.
+        self._performed = {row[0] for row in conn.execute(SELECT_PERFORMED)}
+        self._performed.update(ordered.values())
+        self._refused: dict[int, str] = dict(conn.execute(SELECT_REFUSED).fetchall())
+        # Between several lanes a wake-up can be missed until the next sweep.
+        waiting = conn.execute(SELECT_WAITING) if self._standing.lanes > 1 else ()
+        self._asleep = {row[0] for row in waiting}
+
+    def read(self, seal: Seal, events: Sequence[tuple[int, AuditedEvent]]) -> None:
+        """Post a commit's operations and decisions; compare when a stretch is full."""
+        for position, event in events:
+            if isinstance(event, OperationBooked):
+                self._post(Booked(position, event))
+            elif isinstance(event, Foreign):
+                self._decide(position, event)
+        through = seal.last_id
+        full = self._operations >= OPERATIONS_PER_COMPARE
+        if full or through - max(self._compared_to, 0) >= POSITIONS_PER_COMPARE:
+            self._compare_stretch(through)
+
+    def finish(self, fold: Fold) -> None:
+        """Compare the rest, what changed afterwards, and what adds up."""
+        standing.check_positions(self._conn, fold.last_id)
+        self._compare_stretch(LAST)
+        self._compare_late()
+        standing.check_no_stray_status(self._conn)
+        self._sums.compare(self._conn)
+        standing.check_identity(fold.totals, self._sums.totals, self._unposted.unseen)
+        standing.check_controlled(
+            self._latest, fold.accounts.values(), self._sums.gl, self._unposted.by_subject
+        )
+
+    # --- operations -----------------------------------------------------------------------
+
+    def _post(self, booked: Booked) -> None:
+        """Try an operation as the handler does, and remember which rows that makes."""
+        position, operation = booked.position, booked.operation
+        if not self._standing.is_in_the_books(position):
+            self._unposted.add_unseen(operation)
+            self._unseen.add((operation.book_id, operation.operation_id))
+            return
+        self._operations += 1
+        self._sums.add_operation(operation)
+        self._expect_details(position, operation)
+        settled = self._settled(booked)
+        if settled.outcome.status in FINAL:
+            self._expect_outcome(settled)
+            return
+        entry = _Open(booked, settled)
+        self._open[settled.outcome.name] = entry
+        self._late[position] = entry
+
+    def _settled(self, booked: Booked) -> Settled:
+        position, operation = booked.position, booked.operation
+        tried = attempt(self._rulesets, booked)
+        original_id = operation.original_operation_id
+        at = position
+        if original_id is not None:
+            name = (operation.book_id, original_id)
+            if name in self._open or name in self._unseen or position in self._asleep:
+                return settle_waiting(tried, original_id)
+            at = max(position, self._changed_at.get(name, 0))
+        settled = settle(tried, at)
+        was_refused = position in self._refused or position in self._ordered
+        if was_refused and settled.outcome.status in FINAL:
+            detail = self._refused.get(position, "")
+            refused = Refused(REFUSED_BY_DATABASE, detail)
+            return settle(Attempt(booked, tried.ruleset_position, refused), at)
+        return settled
+
+    def _expect_outcome(self, settled: Settled) -> None:
+        outcome = settled.outcome
+        row = _outcome_row(outcome)
+        self._expected[OUTCOMES.name][row[:2]] = row
+        self._outcomes.append(outcome)
+        self._sums.add_outcome(outcome.book_id, outcome.status, row[-1])
+        for voucher in settled.vouchers:
+            self._sums.add_voucher(voucher)
+            _expect_voucher(self._expected, settled.source_position, voucher)
+
+    def _expect_details(self, position: int, operation: OperationBooked) -> None:
+        """Expect the order numbers and issues that every claimed operation has."""
+        book_id, operation_id = operation.book_id, operation.operation_id
+        if operation.orders is not None:
+            for kind, number in order_numbers(operation):
+                key = (book_id, number, kind, operation_id)
+                self._expected["operation_orders"][key] = (*key, position)
+        for no, issue in enumerate(operation.issues, 1):
+            self._expected["issues"][book_id, operation_id, no] = (
+                book_id,
+                operation_id,
+                no,
+                issue.code,
+                issue.leg_no,
+                issue.account,
+                issue.intended_account,
+                issue.currency,
+                issue.amount_minor,
+                issue.reason,
+                operation.business_date,
+                position,
+            )
+
+    # --- decisions ------------------------------------------------------------------------
+
+    def _decide(self, position: int, row: Foreign) -> None:
+        """Repeat a decision: rulesets are remembered, orders performed if they have been."""
+        try:
+            decision = decode_decision(row.topic, row.state)
+        except (KeyError, msgspec.MsgspecError) as error:
+            key = {"notification_id": position}
+            differ(DECISIONS_CHECK, "ledger.stored_events", key, "state", row.topic, str(error))
+        self._expect_decision(position, decision)
+        if isinstance(decision, RulesetPublished):
+            self._rulesets.add_published(position, decision)
+            self._latest[decision.book_id] = Ruleset.from_document(decision.document)
+        elif isinstance(decision, RepairRequested | OverrideApproved):
+            self._order_positions.append(position)
+            if position in self._performed:
+                self._perform(position, decision)
+
+    def _perform(self, position: int, order: RepairRequested | OverrideApproved) -> None:
+        """Perform an order as the consumers do once every lane has passed it."""
+        ids = order.operation_ids if isinstance(order, RepairRequested) else (order.operation_id,)
+        named = [self._open[order.book_id, i] for i in ids if (order.book_id, i) in self._open]
+        resolved: dict[OperationName, int] = {}
+        for entry in sorted(named, key=lambda entry: entry.booked.position):
+            before = entry.settled.outcome
+            waits_for = (before.book_id, before.waits_for or "")
+            if before.status == WAITING and waits_for not in resolved:
+                continue
+            self._change(entry, _settled_by(position, order, self._rulesets, entry.booked))
+            after = entry.settled.outcome
+            if after.status in FINAL:
+                resolved[after.name] = after.attempt_position
+        self._wake(resolved)
+
+    def _wake(self, resolved: dict[OperationName, int]) -> None:
+        """Try again what waits for operations that became final, and what waits for those."""
+        frontier = resolved
+        while frontier:
+            following: dict[OperationName, int] = {}
+            for entry in list(self._open.values()):
+                waiter = entry.settled.outcome
+                original = (waiter.book_id, waiter.waits_for or "")
+                asleep = waiter.position in self._asleep
+                if waiter.status != WAITING or original not in frontier or asleep:
+                    continue
+                at = max(waiter.position, frontier[original])
+                self._change(entry, settle(attempt(self._rulesets, entry.booked), at))
+                after = entry.settled.outcome
+                if after.status in FINAL:
+                    following[after.name] = after.attempt_position
+            frontier = following
+
+    def _change(self, entry: _Open, settled: Settled) -> None:
+        entry.settled = settled
+        outcome = settled.outcome
+        if outcome.status in FINAL:
+            del self._open[outcome.name]
+            self._changed_at[outcome.name] = outcome.attempt_position
+
+    def _expect_decision(self, position: int, decision: Decision) -> None:
+        match decision:
+            case RulesetPublished():
+                document = msgspec.json.encode(decision.document, order="deterministic").decode()
+                self._expected["rulesets"][(position,)] = (
+                    position,
+                    decision.book_id,
+                    decision.ruleset_hash,
+                    decision.label,
+                    decision.effective_from,
+                    decision.maker,
+                    document,
+                )
+            case RepairRequested():
+                ids = list(decision.operation_ids)
+                wish = (ids, decision.ruleset_hash, decision.maker, None, decision.note, None)
+                self._expect_order(position, "retry", decision.book_id, wish)
+            case OverrideApproved():
+                given = GivenVoucher(decision.accounting_date, decision.lines)
+                text = msgspec.json.encode(given).decode()
+                people = (decision.maker, decision.checker, decision.note)
+                said = ([decision.operation_id], None, *people, text)
+                self._expect_order(position, "override", decision.book_id, said)
+            case MessageSetAside():
+                self._expected["set_asides"][(position,)] = (
+                    position,
+                    decision.topic,
+                    decision.partition,
+                    decision.at_offset,
+                    base64.b64decode(decision.raw),
+                    decision.reason,
+                    decision.maker,
+                )
+            case _:
+                pass  # RulesetsOpened and OverrideProposed leave no row
+
+    def _expect_order(self, position: int, kind: str, book_id: str, said: tuple[Any, ...]) -> None:
+        row = (position, kind, book_id, *said, position in self._performed)
+        self._expected["repair_orders"][(position,)] = row
+
+    # --- comparing ------------------------------------------------------------------------
+
+    def _fresh(self) -> None:
+        """Start the next stretch with nothing expected."""
+        self._expected: Expected = {table.name: {} for table in TABLES}
+        self._outcomes: list[Outcome] = []
+        self._operations = 0
+
+    def _compare_stretch(self, through: int) -> None:
+        """Compare the rows whose source is in the stretch; what was ever open comes last."""
+        after = self._compared_to
+        later = {*self._late, *self._order_positions}
+        for table in TABLES:
+            found = select_stretch(self._conn, table, after, through)
+            expected = self._expected[table.name]
+            if table in DERIVED_TABLES:
+                found = [row for row in found if row[table.at] not in later]
+            elif table in DECISION_TABLES:
+                _leave_out_unseen(expected, found, self._standing.visible)
+            compare_rows(table, expected, found)
+        self._compare_statuses(self._outcomes)
+        self._compared_to = through
+        self._fresh()
+
+    def _compare_late(self) -> None:
+        """Compare what was parked or waiting at first, in the state the log leaves it in."""
+        self._fresh()
+        for entry in self._late.values():
+            self._expect_outcome(entry.settled)
+            if entry.settled.outcome.status not in FINAL:
+                self._unposted.add(entry.booked.operation)
+        positions = [*self._late, *self._order_positions]
+        for table in DERIVED_TABLES:
+            found = select_at(self._conn, table, positions)
+            compare_rows(table, self._expected[table.name], found)
+        self._compare_statuses(self._outcomes)
+
+    def _compare_statuses(self, outcomes: Iterable[Outcome]) -> None:
+        self.late_results += standing.compare_statuses(
+            self._conn, outcomes, results_travel=self._standing.results_travel
+        )
+
+
+def _settled_by(
+    position: int,
+    order: RepairRequested | OverrideApproved,
+    rulesets: PublishedRulesets,
+    booked: Booked,
+) -> Settled:
+    """Settle an operation by an order, as `consumers/resolution.py` does."""
+    if isinstance(order, RepairRequested):
+        tried = attempt(rulesets, booked, below=position, ruleset_hash=order.ruleset_hash)
+        return settle(tried, position)
+    given = GivenVoucher(order.accounting_date, order.lines)
+    refusal = refused_override(given, booked.operation)
+    if refusal is not None:
+        return settle(Attempt(booked, None, Refused(OVERRIDE_REFUSED, refusal)), position)
+    voucher = overriding_voucher(order.book_id, position, given, booked.operation)
+    settled = settle(Attempt(booked, None, (voucher,)), position)
+    return Settled(settled.outcome, settled.vouchers, position)
+
+
+def _outcome_row(outcome: Outcome) -> tuple[Any, ...]:
+    return (
+        outcome.book_id,
+        outcome.operation_id,
+        outcome.position,
+        outcome.business_type,
+        outcome.business_date,
+        outcome.status,
+        outcome.reason,
+        outcome.detail,
+        outcome.rule_id,
+        outcome.ruleset_position,
+        outcome.attempt_position,
+        outcome.depends_on,
+        outcome.waits_for,
+        read_amounts(outcome.amounts),
+    )
+
+
+def _expect_voucher(expected: Expected, position: int, voucher: Voucher) -> None:
+    key = (position, voucher.ordinal)
+    expected[VOUCHERS.name][key] = (
+        *key,
+        voucher.book_id,
+        voucher.source_id,
+        voucher.accounting_date,
+        voucher.business_type,
+        voucher.rule_id,
+        voucher.ruleset_hash,
+        voucher.corrects,
+    )
+    lines = expected["voucher_lines"]
+    for line in voucher.lines:
+        lines[(*key, line.line_no)] = (
+            *key,
+            line.line_no,
+            line.side,
+            line.subject,
+            line.currency,
+            line.amount_minor,
+            line.account,
+            line.off_balance,
+        )
+
+
+def _leave_out_unseen(
+    expected: dict[tuple[Any, ...], tuple[Any, ...]],
+    found: Iterable[tuple[Any, ...]],
+    visible: int,
+) -> None:
+    """Expect no decision beyond the visible position unless a faster lane has brought it."""
+    there = {row[:1] for row in found}
+    for key in [key for key in expected if key[0] > visible and key not in there]:
+        del expected[key]
