@@ -1,6 +1,6 @@
 """Books and their open business date: opened and moved by command, never by a clock.
 
-Invariant: `DayOpened` is written under the exclusive day lock, so no batch of the book is
+Invariant: `DayOpened` is written under the commit-order lock, so no batch of the book is
 between its dates; after it nothing dated before the open day is appended.
 """
 
@@ -17,7 +17,7 @@ from ledger.account import instant_text
 from ledger.codec import book_stream, row_of
 from ledger.errors import DayRefused, InvalidRequest, NotFound
 from ledger.events import BookOpened, DayOpened
-from ledger.log import Log, lock_day_exclusive_in_tx
+from ledger.log import Log, LogEnd
 
 SELECT_BOOK = """
     SELECT book_id, name, open_business_date, closed_through, version
@@ -67,13 +67,14 @@ def open_book(
     if not 1 <= len(book_id) <= 64 or not book_id.isprintable() or "/" in book_id:
         raise InvalidRequest(f"{book_id!r} cannot name a book")
     with conn.transaction(), conn.cursor() as cursor:
-        lock_day_exclusive_in_tx(conn, book_id)
+        end = Log().lock_log_in_tx(cursor, book_id)
         row = conn.execute(SELECT_BOOK, (book_id,)).fetchone()
         if row is not None:
             return Book(*row)
         conn.execute(INSERT_BOOK, (book_id, name, open_date))
         _append_in_tx(
             cursor,
+            end,
             book_id,
             1,
             lambda at: BookOpened(book_id, name, open_date.isoformat(), at, principal),
@@ -87,7 +88,7 @@ def open_day(conn: Connection[Any], book_id: str, date: dt.date, *, principal: s
     Raises `NotFound` for an unknown book and `DayRefused` for a date in the past of the book.
     """
     with conn.transaction(), conn.cursor() as cursor:
-        lock_day_exclusive_in_tx(conn, book_id)
+        end = Log().lock_log_in_tx(cursor, book_id)
         book = select_book(conn, book_id)
         if date == book.open_business_date:
             return book
@@ -97,6 +98,7 @@ def open_day(conn: Connection[Any], book_id: str, date: dt.date, *, principal: s
         conn.execute(UPDATE_BOOK, (date, closed, book.version + 1, book_id))
         _append_in_tx(
             cursor,
+            end,
             book_id,
             book.version + 1,
             lambda at: DayOpened(
@@ -106,13 +108,12 @@ def open_day(conn: Connection[Any], book_id: str, date: dt.date, *, principal: s
     return Book(book_id, book.name, date, closed, book.version + 1)
 
 
-def _append_in_tx(cursor: Cursor[Any], book_id: str, version: int, event_at: Any) -> str:
-    log = Log()
-    end = log.lock_log_in_tx(cursor, book_id)
+def _append_in_tx(
+    cursor: Cursor[Any], end: LogEnd, book_id: str, version: int, event_at: Any
+) -> None:
     booked_at = max(instant_text(dt.datetime.now(dt.UTC)), end.booked_at)
     row = row_of(book_stream(book_id), version, event_at(booked_at))
-    log.append_in_tx(cursor, [row], end=end, book_id=book_id, booked_at=booked_at, totals={})
-    return booked_at
+    Log().append_in_tx(cursor, [row], end=end, book_id=book_id, booked_at=booked_at, totals={})
 
 
 def book_uuid(book_id: str) -> uuid.UUID:

@@ -1,7 +1,7 @@
 """The engine: callers' jobs become batches, a batch is one database transaction.
 
-*One is a batch of one.* A batch closes when the previous one commits, or at a size cap.
-Lock order: day → heads (in id order) → operation ids → commit. Invariant: an answer is only
+*One is a batch of one.* A batch closes when the previous one commits, or at a size cap. It
+takes the log's lock first and holds it to the commit. Invariant: an answer is only
 ever built from a committed record; whatever aborts leaves nothing behind, and a lost COMMIT
 reply is resolved by looking the ids up under the commit-order lock on a new connection.
 """
@@ -22,6 +22,7 @@ from psycopg import Connection
 from ledger.account import instant_text
 from ledger.batch import decide_batch
 from ledger.business_types import BusinessTypes
+from ledger.codec import Seal
 from ledger.errors import (
     EngineStopped,
     InvalidRequest,
@@ -30,14 +31,13 @@ from ledger.errors import (
     StoreUnavailable,
 )
 from ledger.heads import HeadCache, select_expired_in_tx, write_heads_in_tx
-from ledger.job import Decided, Job, Missing, answer_of
+from ledger.job import Decided, Job, Loaded, Missing, answer_of
 from ledger.loading import Wanted, load_in_tx
-from ledger.log import Log, LogEnd, lock_day_shared_in_tx
+from ledger.log import Log, LogEnd
 from ledger.operation import Result
 
 Results = list[Result]
 RETRIES_OF_CONFLICT = 3
-CONFLICTS_MAX = 30
 RETRY_PAUSE_S = 0.05
 SWEEP_INTERVAL_S = 1.0
 SWEEP_ACCOUNTS_MAX = 500
@@ -112,7 +112,6 @@ class Engine:
         self._steady = steady
         self._reach = reach
         self._conn: Connection[Any] | None = None
-        self._booked_at = ""
         self._heads = HeadCache()
         self._clock_read: tuple[dt.datetime, float] | None = None
         self._queue: deque[Ticket] = deque()
@@ -224,26 +223,23 @@ class Engine:
         deadline = self._steady() + self.settings.store_patience_s
         wanted = Wanted.by(jobs)
         conflicts = 0
-        lock_first = False
         while True:
             try:
-                return list(self._book_in_own_tx(jobs, wanted, lock_first=lock_first))
-            except Missing as missing:
-                wanted.extend(missing)  # locks are taken in id order: give all up, ask again
-            except psycopg.errors.UniqueViolation:
+                return list(self._book_in_own_tx(jobs, wanted))
+            except psycopg.errors.UniqueViolation as error:
+                # Only a writer that does not take the lock can cause it: look again.
                 conflicts += 1
-                lock_first = True
-                if conflicts > RETRIES_OF_CONFLICT and len(jobs) > 1:
-                    return self._book_apart(jobs)
-                if conflicts > CONFLICTS_MAX:
-                    raise StoreUnavailable("another writer keeps winning; ask again") from None
+                if conflicts > RETRIES_OF_CONFLICT:
+                    if len(jobs) > 1:
+                        return self._book_apart(jobs)
+                    raise StoreUnavailable(f"another writer is in the log: {error}") from error
             except (psycopg.DataError, psycopg.IntegrityError) as error:
                 if sum(len(job.submissions) for job in jobs) > 1:
                     return self._book_apart(jobs)
                 return [InvalidRequest(str(error).strip(), code="refused_by_store")]
             except psycopg.Error as error:
-                # The reply to COMMIT may be what was lost: look under the lock, then decide.
-                lock_first = True
+                # The reply to COMMIT may be what was lost. The next try waits for the old
+                # backend under the log's lock and finds the ids that it has committed.
                 self._drop_connection()
                 if self._steady() >= deadline:
                     raise StoreUnavailable(str(error).strip()) from error
@@ -270,30 +266,32 @@ class Engine:
             )
         return [results]
 
-    def _book_in_own_tx(
-        self, jobs: list[Job], wanted: Wanted, *, lock_first: bool
-    ) -> list[Results]:
+    def _book_in_own_tx(self, jobs: list[Job], wanted: Wanted) -> list[Results]:
         conn = self._connection()
-        first_id = 0
+        book_id = jobs[0].book_id
+        seal: Seal | None = None
         with conn.transaction(), conn.cursor() as cursor:
-            decided, end, booked_at = self._decide_in_tx(cursor, jobs, wanted, lock_first)
+            end = self.log.lock_log_in_tx(cursor, book_id)
+            self._heads.enter(end.seal)
+            booked_at = self._now(end)
+            loaded, decided = self._decide_in_tx(cursor, jobs, wanted, booked_at)
             if decided.rows:
-                assert end is not None
                 self._reach("engine.before_insert")
+                write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
                 seal = self.log.append_in_tx(
                     cursor,
                     decided.rows,
                     end=end,
-                    book_id=jobs[0].book_id,
+                    book_id=book_id,
                     booked_at=booked_at,
                     totals=decided.totals,
                 )
-                first_id = seal.first_id
                 self._reach("engine.after_insert")
             self._reach("engine.before_commit")
         self._reach("engine.after_commit")
-        self._heads.put_all(decided.touched.values())
-        self._booked_at = booked_at
+        if seal is not None:
+            self._heads.committed(seal.seal, decided.touched.values())
+        first_id = seal.first_id if seal is not None else 0
         return [
             [
                 outcome
@@ -305,35 +303,21 @@ class Engine:
         ]
 
     def _decide_in_tx(
-        self, cursor: psycopg.Cursor[Any], jobs: list[Job], wanted: Wanted, lock_first: bool
-    ) -> tuple[Decided, LogEnd | None, str]:
-        """Lock, load, decide, write heads; return what to append, after what, and when."""
-        book_id = jobs[0].book_id
-        booked_at = self._now()
-        lock_day_shared_in_tx(cursor, book_id)
-        loaded, end = load_in_tx(
-            cursor,
-            self.log,
-            book_id,
-            wanted,
-            self.types,
-            cache=self._heads,
-            lock_first=lock_first,
-        )
-        decided = decide_batch(jobs, loaded, self.types, booked_at)
-        if not decided.rows:
-            return decided, end, booked_at
-        if end is None:
-            end = self.log.lock_log_in_tx(cursor, book_id)
-        if end.booked_at > booked_at:
-            # Another engine booked later than our clock says: decide again at its time.
-            booked_at = end.booked_at
-            decided = decide_batch(jobs, loaded, self.types, booked_at)
-        write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
-        return decided, end, booked_at
+        self, cursor: psycopg.Cursor[Any], jobs: list[Job], wanted: Wanted, booked_at: str
+    ) -> tuple[Loaded, Decided]:
+        """Load and decide; load more when a decision reads what no request named."""
+        while True:
+            loaded = load_in_tx(cursor, jobs[0].book_id, wanted, self.types, self._heads)
+            try:
+                return loaded, decide_batch(jobs, loaded, self.types, booked_at)
+            except Missing as missing:
+                wanted.extend(missing)
 
-    def _now(self) -> str:
-        """Read the clock once per batch; stop the engine when it jumped forward too far."""
+    def _now(self, end: LogEnd) -> str:
+        """Read the clock once per batch: never before the last commit's `booked_at`.
+
+        Stops the engine when the clock jumped forward too far.
+        """
         now, steady = self._clock(), self._steady()
         if self._clock_read is not None:
             before, steady_before = self._clock_read
@@ -342,7 +326,7 @@ class Engine:
                 self._stopping = EngineStopped(f"the clock jumped forward by {jump_s:.0f} s")
                 raise self._stopping
         self._clock_read = (now, steady)
-        return max(instant_text(now), self._booked_at)
+        return max(instant_text(now), end.booked_at)
 
     def _connection(self) -> Connection[Any]:
         if self._conn is None or self._conn.closed:

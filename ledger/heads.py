@@ -1,9 +1,9 @@
-"""Heads, holds, freezes and limits in PostgreSQL: read under lock, written with the batch.
+"""Heads, holds, freezes and limits in PostgreSQL: read and written under the log's lock.
 
 Invariant: every row here equals the fold of its account's stream; only the engine writes it,
-in the transaction that appends the events. Rule (holds): hold rows belong to their head and
-are read in a later statement than the one that locks it (a join under FOR UPDATE returned a
-fresh head with a stale hold).
+in the transaction that appends the events, under the commit-order lock. Rule (heads): what a
+decision reads is current, because it was read, or its version was compared, under that lock,
+or nobody else has sealed a commit since this process read it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ HEAD_COLUMNS = """
 SELECT_HEADS = (
     "SELECT" + HEAD_COLUMNS + "FROM ledger.accounts WHERE account_id = ANY(%s) ORDER BY account_id"
 )
-LOCK_HEADS = """
-    SELECT number, version FROM ledger.accounts
-    WHERE account_id = ANY(%s) ORDER BY account_id FOR UPDATE
+SELECT_VERSIONS = """
+    SELECT number, version FROM ledger.accounts WHERE account_id = ANY(%s)
 """
 SELECT_HOLDS = """
     SELECT account_id, hold_id, amount, operation_id, payout, expires_at
@@ -125,45 +124,74 @@ def account_uuid(book_id: str, number: str) -> uuid.UUID:
 
 
 class HeadCache:
-    """Heads this process has seen. A cached head counts only when its version, read under
-    the row lock, is the database's: every change of a head is an event and raises it.
+    """Heads this process has read or written, and the seal they are proved up to.
+
+    While the log's last seal is still ours, no other engine has committed and every proved
+    head is current. Another seal there starts a new epoch: heads of older epochs count again
+    only after their versions were compared (every change of a head raises its version).
     """
 
     def __init__(self, size_max: int = 200_000) -> None:
-        self._heads: dict[tuple[str, str], Account] = {}
+        self._heads: dict[tuple[str, str], tuple[Account, int]] = {}
         self._size_max = size_max
+        self._seal = b""
+        self._epoch = 0
 
-    def get(self, book_id: str, number: str) -> Account | None:
-        """Return the head as last seen, which may be stale."""
-        return self._heads.get((book_id, number))
+    def enter(self, seal: bytes) -> None:
+        """Take note of the log's last seal, read under its lock."""
+        if seal != self._seal:
+            self._seal = seal
+            self._epoch += 1
+
+    def committed(self, seal: bytes, touched: Iterable[Account]) -> None:
+        """Keep the heads that our own commit wrote; its seal is now the last one."""
+        self._seal = seal
+        self.put_all(touched)
+
+    def current(self, book_id: str, number: str) -> Account | None:
+        """Return a head that is proved current, else None."""
+        found = self._heads.get((book_id, number))
+        return found[0] if found is not None and found[1] == self._epoch else None
+
+    def seen(self, book_id: str, number: str) -> Account | None:
+        """Return a head as last seen, which may be stale."""
+        found = self._heads.get((book_id, number))
+        return found[0] if found is not None else None
 
     def put_all(self, accounts: Iterable[Account]) -> None:
-        """Keep heads; when full, forget everything (the next batches read again)."""
+        """Keep current heads; when full, forget everything (the next batches read again)."""
         if len(self._heads) > self._size_max:
             self._heads.clear()
-        self._heads.update({(account.book_id, account.number): account for account in accounts})
+        epoch = self._epoch
+        self._heads.update({(a.book_id, a.number): (a, epoch) for a in accounts})
 
 
-def lock_accounts_in_tx(
+def current_accounts_in_tx(
     cursor: Cursor[Any], book_id: str, numbers: Iterable[str], cache: HeadCache
 ) -> dict[str, Account | None]:
-    """Lock heads in id order and return them by number, None for those that do not exist.
+    """Return accounts by number, None for those that do not exist. Needs the log's lock.
 
-    Each is proved current: by its version under the lock, or read in a later statement.
+    Each is proved current: nobody else committed since it was cached, or its version is the
+    database's, or it is read now.
     """
-    accounts: dict[str, Account | None] = dict.fromkeys(numbers)
-    ids = uuid_array([account_stream(book_id, number) for number in accounts])
-    cursor.execute(LOCK_HEADS, (ids,), prepare=True, binary=True)
-    stale: list[str] = []
-    for number, version in cursor.fetchall():
-        cached = cache.get(book_id, number)
-        if cached is not None and cached.version == version:
-            accounts[number] = cached
-        else:
-            stale.append(number)
-    if stale:
-        accounts.update(select_accounts_in_tx(cursor, book_id, stale))
-        cache.put_all(account for n in stale if (account := accounts[n]) is not None)
+    accounts: dict[str, Account | None] = {n: cache.current(book_id, n) for n in numbers}
+    unproved = [number for number, account in accounts.items() if account is None]
+    if not unproved:
+        return accounts
+    unread = [number for number in unproved if cache.seen(book_id, number) is None]
+    doubtful = [number for number in unproved if cache.seen(book_id, number) is not None]
+    if doubtful:
+        ids = uuid_array([account_stream(book_id, number) for number in doubtful])
+        cursor.execute(SELECT_VERSIONS, (ids,), prepare=True, binary=True)
+        for number, version in cursor.fetchall():
+            seen = cache.seen(book_id, number)
+            if seen is not None and seen.version == version:
+                accounts[number] = seen
+            else:
+                unread.append(number)
+    if unread:
+        accounts.update(select_accounts_in_tx(cursor, book_id, unread))
+    cache.put_all(account for n in unproved if (account := accounts[n]) is not None)
     return accounts
 
 

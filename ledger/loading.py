@@ -1,7 +1,7 @@
-"""Load what a batch reads, in lock order: day, heads (in id order), then ids, then originals.
+"""Load what a batch reads: the book's day, heads, records of ids, originals.
 
-Invariant: everything a decision reads is current in the committing transaction: heads by row
-lock, originals and (after an abort) operation ids under the commit-order lock.
+Invariant: everything a decision reads was read under the commit-order lock, which the batch
+holds until it commits, so nothing of it can change in between.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from psycopg import Cursor
 from ledger.account import Account
 from ledger.business_types import BusinessTypes
 from ledger.errors import UnknownName
-from ledger.heads import HeadCache, lock_accounts_in_tx
+from ledger.heads import HeadCache, current_accounts_in_tx
 from ledger.job import Job, Loaded, Missing, command_account
-from ledger.log import Log, LogEnd
 from ledger.operation import CloseAccount, OpenAccount, Operation
 from ledger.recall import (
     has_unvouchered_in_tx,
@@ -73,16 +72,9 @@ class Wanted(msgspec.Struct):
 
 
 def load_in_tx(
-    cursor: Cursor[Any],
-    log: Log,
-    book_id: str,
-    wanted: Wanted,
-    types: BusinessTypes,
-    *,
-    cache: HeadCache,
-    lock_first: bool,
-) -> tuple[Loaded, LogEnd | None]:
-    """Lock and read; return also the log's end when its lock had to be taken already.
+    cursor: Cursor[Any], book_id: str, wanted: Wanted, types: BusinessTypes, cache: HeadCache
+) -> Loaded:
+    """Read what the batch's decisions may look at. Needs the log's lock.
 
     Raises `UnknownName` for a book that was never opened.
     """
@@ -90,10 +82,9 @@ def load_in_tx(
     book = cursor.fetchone()
     if book is None:
         raise UnknownName(f"no book {book_id!r}", code="unknown_book")
-    accounts = lock_accounts_in_tx(cursor, book_id, wanted.accounts, cache)
+    accounts = current_accounts_in_tx(cursor, book_id, wanted.accounts, cache)
     originals = wanted.originals | _openers(accounts, wanted.hold_legs)
-    end = log.lock_log_in_tx(cursor, book_id) if originals or lock_first else None
-    loaded = Loaded(
+    return Loaded(
         book_id,
         book[0],
         book[1],
@@ -106,7 +97,6 @@ def load_in_tx(
             if accounts[number] is not None and has_unvouchered_in_tx(cursor, book_id, number)
         ),
     )
-    return loaded, end
 
 
 def _openers(accounts: dict[str, Account | None], hold_legs: Iterable[tuple[str, str]]) -> set[str]:

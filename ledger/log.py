@@ -1,24 +1,24 @@
 """The event log in PostgreSQL: the one place that appends rows, and the one lock for it.
 
 Invariant: notification ids are assigned under the commit-order lock, contiguously; every
-commit is one seal in an unbroken chain. `lock_log_in_tx` comes last in the lock order
-(day → heads → operation ids → commit) and everything after it is read from committed facts.
+commit is one seal in an unbroken chain. Every writer of the log (engine, days, decisions)
+takes `lock_log_in_tx` first and holds it to the end of its transaction: what is read after
+it are committed facts that nobody else can change, so no other lock is needed and there is
+no lock order to get wrong (infra/decisions.md says what was measured).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from psycopg import Connection, Cursor, sql
+from psycopg import Cursor, sql
 
 from ledger.codec import ZERO_SEAL, Row, Seal, copy_bytes, digest_of, seal_of, totals_text
 from ledger.errors import LogCorrupt
 
 LOG_CHANNEL = "ledger_log"
-DAY_LOCK = 1_145_393_474
 LOG_LOCK = 1_145_393_475
 
 LOCK_LOG = "SELECT pg_advisory_xact_lock(%s, hashtext(%s))"
@@ -50,11 +50,6 @@ class LogEnd(NamedTuple):
     seal: bytes
     booked_at: str
     totals: dict[str, tuple[int, int]]
-
-
-def book_key(book_id: str) -> int:
-    """Return the signed 32-bit key of a book's advisory day lock."""
-    return int.from_bytes(hashlib.sha256(book_id.encode()).digest()[:4], "big", signed=True)
 
 
 class Log:
@@ -118,13 +113,3 @@ def _sum(
         old = total.get(currency, (0, 0))
         total[currency] = (old[0] + count, old[1] + amount_minor)
     return total
-
-
-def lock_day_shared_in_tx(cursor: Cursor[Any], book_id: str) -> None:
-    """Hold the book's open day still until commit: first in the lock order."""
-    cursor.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", (DAY_LOCK, book_key(book_id)))
-
-
-def lock_day_exclusive_in_tx(conn: Connection[Any], book_id: str) -> None:
-    """Wait for every batch of the book to end, and keep new ones out, until commit."""
-    conn.execute("SELECT pg_advisory_xact_lock(%s, %s)", (DAY_LOCK, book_key(book_id)))
