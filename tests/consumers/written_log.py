@@ -114,9 +114,8 @@ class WrittenLog:
         rows = []
         totals: dict[str, tuple[int, int]] = {}
         for operation in operations:
-            for each in operation.legs:
-                if each.kind in MOVEMENT_KINDS:
-                    rows.append(_account_row(operation, each))
+            moved = (each for each in operation.legs if each.kind in MOVEMENT_KINDS)
+            rows += [_account_row(operation, each) for each in moved]
             stream = operation_stream(operation.book_id, operation.operation_id)
             rows.append(row_of(stream, 1, operation))
             for code, amount_minor in movement_of(operation).items():

@@ -1,0 +1,238 @@
+"""The relay: publishes the log to Kafka, whole operations in log order, packed per partition.
+
+One is active: it holds an advisory lock, and its epoch is on the position row, so that one
+that was thought dead cannot save a position. Invariant: the position is saved only after
+every message of its stretch was acknowledged; each message says which stretch of its
+partition it covers, so that a repetition is recognised and a loss is seen.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import psycopg
+import structlog
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+from psycopg import Connection
+
+from consumers.log_rows import Stretch, select_stretch
+from consumers.messages import (
+    MESSAGE_BYTES_MAX,
+    LogRow,
+    decode_key,
+    is_decision,
+    pack,
+    partition_of,
+)
+from infra.kafka.topics import ensure_topics
+from ledger.errors import LogCorrupt
+from ledger.log import LOG_CHANNEL
+from projections.positions import LogName, select_log
+
+RELAY_LOCK = 1_145_393_476
+ACKNOWLEDGE_TIMEOUT_S = 60
+
+TRY_LOCK = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
+INSERT_RELAY = """
+    INSERT INTO ledger.relays (topic, partitions, log_id, log_incarnation, epoch, position)
+    VALUES (%s, %s, %s, %s, 0, 0) ON CONFLICT ON CONSTRAINT relays_pkey DO NOTHING
+"""
+RAISE_EPOCH = """
+    UPDATE ledger.relays SET epoch = epoch + 1 WHERE topic = %s
+    RETURNING partitions, log_id, log_incarnation, epoch, position
+"""
+SAVE_POSITION = "UPDATE ledger.relays SET position = %s WHERE topic = %s AND epoch = %s"
+REPUBLISH = "UPDATE ledger.relays SET position = %s, epoch = epoch + 1 WHERE topic = %s"
+FORGET = "DELETE FROM ledger.relays WHERE topic = %s"
+
+log = structlog.get_logger("infra.relay")
+
+
+class RelayRefused(Exception):
+    """The topic or the position row belongs to something else; nothing was sent."""
+
+
+class Fenced(Exception):
+    """Another relay has taken over: this one sends nothing more."""
+
+
+class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a relay process needs to know."""
+
+    database_url: str
+    bootstrap: str
+    topic: str = "ledger.operations"
+    results_topic: str = "accounting.results"
+    partitions: int = 4
+    replication: int = 1
+    rows_max: int = 10_000
+    pause_s: float = 0.05
+    retry_pause_s_max: float = 5.0
+
+
+class Relay:
+    """The active relay of a topic. Make it with `open_relay`; not thread-safe."""
+
+    def __init__(
+        self,
+        conn: Connection[Any],
+        producer: KafkaProducer,
+        *,
+        settings: RelaySettings,
+        failpoint: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.conn = conn
+        self.producer = producer
+        self.settings = settings
+        self._failpoint = failpoint
+        self._log: LogName = select_log(conn)
+        self.partitions, self.epoch, self.position = self._take_over()
+        conn.execute(f"LISTEN {LOG_CHANNEL}")
+
+    def step(self, timeout_s: float = 0.0) -> int:
+        """Publish the next stretch of the log; return how many positions it covered."""
+        stretch = select_stretch(self.conn, self.position, rows_max=self.settings.rows_max)
+        if stretch.through == self.position:
+            for _ in self.conn.notifies(timeout=timeout_s, stop_after=1):
+                break
+            return 0
+        self._publish(stretch)
+        self._failpoint("sent")
+        self._save(stretch.through)
+        return stretch.through - stretch.after
+
+    def _publish(self, stretch: Stretch) -> None:
+        """Send a stretch to every partition, if only as a watermark; wait until all have it."""
+        rows: list[list[LogRow]] = [[] for _ in range(self.partitions)]
+        keys = [""] * self.partitions
+        for row in stretch.rows:
+            if is_decision(row.topic):
+                for of_partition in rows:
+                    of_partition.append(row)
+                continue
+            key = decode_key(row.state).text
+            partition = partition_of(key, self.partitions)
+            keys[partition] = keys[partition] or key
+            rows[partition].append(row)
+        futures = []
+        for partition, of_partition in enumerate(rows):
+            for value in pack(
+                of_partition,
+                log_id=str(self._log.log_id),
+                incarnation=self._log.incarnation,
+                partition=partition,
+                span=(stretch.after, stretch.through),
+            ):
+                key_bytes = keys[partition].encode() or None
+                futures.append(
+                    self.producer.send(
+                        self.settings.topic, value=value, key=key_bytes, partition=partition
+                    )
+                )
+        self._failpoint("sending")
+        self.producer.flush(timeout=ACKNOWLEDGE_TIMEOUT_S)
+        for future in futures:
+            future.get(timeout=ACKNOWLEDGE_TIMEOUT_S)
+
+    def _save(self, position: int) -> None:
+        values = (position, self.settings.topic, self.epoch)
+        if self.conn.execute(SAVE_POSITION, values).rowcount != 1:
+            raise Fenced(f"epoch {self.epoch} of {self.settings.topic} is over")
+        self.position = position
+
+    def _take_over(self) -> tuple[int, int, int]:
+        """Raise the epoch of the position row; refuse a row of another log or topic shape."""
+        wanted = self.settings.partitions
+        first = (self.settings.topic, wanted, self._log.log_id, self._log.incarnation)
+        with self.conn.transaction():
+            self.conn.execute(INSERT_RELAY, first)
+            row = self.conn.execute(RAISE_EPOCH, (self.settings.topic,)).fetchone()
+            assert row is not None
+            partitions, log_id, incarnation, epoch, position = row
+            if partitions != wanted:
+                msg = f"the topic was begun with {partitions} partitions, not {wanted}"
+                raise RelayRefused(msg)
+            if (log_id, incarnation) != self._log:
+                raise RelayRefused(f"the topic carries log {log_id}/{incarnation}")
+        return partitions, epoch, position
+
+
+def run_relay(
+    settings: RelaySettings,
+    stop: threading.Event,
+    *,
+    failpoint: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Publish until stopped; stands by while another relay is active."""
+    pause_s = 0.1
+    while not stop.is_set():
+        try:
+            if not _relay_until(settings, stop, failpoint):
+                stop.wait(0.5)  # another one is active
+            pause_s = 0.1
+        except (RelayRefused, LogCorrupt) as error:
+            log.critical("relay_refused", error=str(error), retry_s=settings.retry_pause_s_max)
+            stop.wait(settings.retry_pause_s_max)
+        except (psycopg.Error, KafkaError, OSError, Fenced) as error:
+            log.error("relay_failed", error=str(error), retry_s=pause_s)
+            stop.wait(pause_s)
+            pause_s = min(pause_s * 2, settings.retry_pause_s_max)
+
+
+def republish(conn: Connection[Any], topic: str, *, from_position: int = 0) -> None:
+    """Send the log again from a position: Kafka was lost, or its topic made anew.
+
+    The active relay is fenced and starts again there; what consumers have is recognised.
+    """
+    conn.execute(REPUBLISH, (from_position, topic))
+
+
+def forget_topic(conn: Connection[Any], topic: str) -> None:
+    """Forget a topic's position, so that it may begin again with other partitions."""
+    conn.execute(FORGET, (topic,))
+
+
+def relay_producer(bootstrap: str) -> KafkaProducer:
+    """Make the idempotent producer: one message is one batch of many operations."""
+    return KafkaProducer(
+        bootstrap_servers=bootstrap.split(","),
+        acks="all",
+        enable_idempotence=True,
+        allow_auto_create_topics=False,
+        compression_type="lz4",
+        max_request_size=MESSAGE_BYTES_MAX * 2,
+        batch_size=MESSAGE_BYTES_MAX,
+        max_block_ms=10_000,
+        delivery_timeout_ms=45_000,
+        client_id="daybook-relay",
+    )
+
+
+def _relay_until(
+    settings: RelaySettings, stop: threading.Event, failpoint: Callable[[str], None]
+) -> bool:
+    """Be the active relay until stopped or failed; False when another one is."""
+    with psycopg.connect(settings.database_url, autocommit=True) as conn:
+        locked = conn.execute(TRY_LOCK, (RELAY_LOCK, settings.topic)).fetchone()
+        if locked is None or not locked[0]:
+            return False
+        topics = (settings.topic, settings.results_topic)
+        ensure_topics(
+            settings.bootstrap,
+            settings.partitions,
+            topics=topics,
+            replication=settings.replication,
+        )
+        producer = relay_producer(settings.bootstrap)
+        try:
+            relay = Relay(conn, producer, settings=settings, failpoint=failpoint)
+            log.info("relay_active", topic=settings.topic, position=relay.position)
+            while not stop.is_set():
+                relay.step(settings.pause_s)
+        finally:
+            producer.close(timeout=5)
+    return True

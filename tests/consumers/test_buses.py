@@ -1,0 +1,270 @@
+"""Both buses give the same books for the same log, whatever is repeated, cut or lost."""
+
+from __future__ import annotations
+
+import pytest
+from kafka import KafkaProducer
+
+from accounting.ruleset import Ruleset
+from accounting.ruleset_files import shipped_ruleset
+from consumers.results import results_producer, send_outbox
+from infra.relay import republish
+from ledger.events import OrderNumbers
+from projections.positions import select_lanes
+from projections.tables import connect_to
+from tests.consumers.caught_up import (
+    active_relay,
+    books,
+    catch_up,
+    consume_kafka,
+    consume_log,
+    kafka_consumer,
+    relay_all,
+)
+from tests.consumers.written_log import CUSTOMER, MERCHANT, WrittenLog, leg
+
+pytestmark = pytest.mark.kafka
+
+
+def without(business_type: str) -> Ruleset:
+    """The shipped rules without those of one business type."""
+    shipped = shipped_ruleset()
+    rules = [rule for rule in shipped.rules if rule.business_type != business_type]
+    return Ruleset("reduced", shipped.chart, rules)
+
+
+def a_day(written: WrittenLog) -> None:
+    """Recharges, payments, refunds behind parked ones, a new ruleset and a repair."""
+    written.publish(without("payment"))
+    for number in range(40):
+        written.commit(
+            written.recharge(f"r-{number}", f"C-{number % 7}", fee_minor=60),
+            written.operation(
+                f"p-{number}",
+                [
+                    leg("debit", f"C-{number % 7}", 500),
+                    leg("credit", "M-1", 490, MERCHANT),
+                ],
+                business_type="payment",
+                fee_minor=10,
+                orders=OrderNumbers(f"T{number}", None, (f"X{number}", f"Y{number}")),
+            ),
+        )
+    written.commit(
+        written.operation(
+            "f-1",
+            [leg("debit", "M-1", 100, MERCHANT), leg("credit", "C-1", 100, CUSTOMER)],
+            business_type="refund",
+            original="p-1",
+        )
+    )
+    written.publish(shipped_ruleset())
+    written.decide(
+        lambda decisions: decisions.request_repair(
+            written.book_id, ["p-1", "p-2", "p-3"], maker="alice"
+        )
+    )
+    written.commit(written.recharge("last", "C-9"))
+
+
+def test_both_buses_give_identical_books_for_the_same_log(
+    database_url: str, other_database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    a_day(WrittenLog(database_url))
+    a_day(WrittenLog(other_database_url))
+
+    consume_log(database_url, operations_max=7)
+    relay_all(other_database_url, kafka_bootstrap, topic_name)
+    consume_kafka(other_database_url, kafka_bootstrap, topic_name)
+
+    on_log, on_kafka = books(database_url), books(other_database_url)
+    assert len(on_log["vouchers"]) == 45
+    for table, rows in on_log.items():
+        assert on_kafka[table] == rows, table
+
+
+def test_a_topic_published_again_changes_nothing(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    a_day(WrittenLog(database_url))
+    relay_all(database_url, kafka_bootstrap, topic_name)
+    consume_kafka(database_url, kafka_bootstrap, topic_name)
+    before = books(database_url)
+
+    with connect_to(database_url) as conn:
+        republish(conn, topic_name)
+    relay_all(database_url, kafka_bootstrap, topic_name)
+    with kafka_consumer(database_url, kafka_bootstrap, topic_name, group="fresh") as consumer:
+        catch_up(consumer)
+        for _ in range(20):
+            consumer.step(0.05)
+
+    assert books(database_url) == before
+
+
+def test_a_relay_killed_between_send_and_save_sends_again_and_nothing_doubles(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    a_day(WrittenLog(database_url))
+
+    def die(point: str) -> None:
+        if point == "sent":
+            raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        active_relay(database_url, kafka_bootstrap, topic_name, failpoint=die) as relay,
+    ):
+        relay.step()
+    relay_all(database_url, kafka_bootstrap, topic_name)
+
+    consume_kafka(database_url, kafka_bootstrap, topic_name)
+
+    with connect_to(database_url) as conn:
+        assert conn.execute("SELECT count(*) FROM outcomes").fetchone() == (82,)
+        assert conn.execute("SELECT count(*) FROM vouchers").fetchone() == (45,)
+
+
+def test_what_the_topic_has_lost_is_read_from_the_store(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    written = WrittenLog(database_url)
+    written.publish()
+    lost = written.commit(written.recharge("lost", "C-1"), written.recharge("lost-too", "C-2"))
+    with active_relay(database_url, kafka_bootstrap, topic_name) as relay:
+        relay.position = lost  # as if retention had passed these
+        written.commit(written.recharge("kept", "C-3"))
+        while relay.step():
+            pass
+
+    with kafka_consumer(database_url, kafka_bootstrap, topic_name) as consumer:
+        catch_up(consumer)
+        assert consumer.counts.filled_gaps == 3
+
+    with connect_to(database_url) as conn:
+        assert conn.execute("SELECT count(*) FROM vouchers").fetchone() == (3,)
+
+
+def test_a_foreign_message_stops_its_partition_loudly_until_it_is_set_aside(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    written = WrittenLog(database_url)
+    written.publish()
+    relay_all(database_url, kafka_bootstrap, topic_name)
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap)
+    sent = [
+        producer.send(topic_name, value=b'{"hello":1}', partition=number).get(timeout=10)
+        for number in range(3)
+    ]
+    producer.close()
+    written.commit(written.recharge("behind", "C-1"))
+    relay_all(database_url, kafka_bootstrap, topic_name)
+
+    with kafka_consumer(database_url, kafka_bootstrap, topic_name) as consumer:
+        for _ in range(20):
+            consumer.step(0.05)
+        stopped = [lane.stopped or "" for lane in select_lanes(consumer.conn)]
+        assert all("missing required field" in reason for reason in stopped)
+        assert consumer.conn.execute("SELECT count(*) FROM outcomes").fetchone() == (0,)
+        for record in sent:
+            written.decide(
+                lambda decisions, record=record: decisions.set_aside(
+                    topic_name,
+                    record.partition,
+                    record.offset,
+                    b'{"hello":1}',
+                    reason="foreign",
+                    maker="olga",
+                )
+            )
+        relay_all(database_url, kafka_bootstrap, topic_name)
+        catch_up(consumer)
+        assert all(lane.stopped is None for lane in select_lanes(consumer.conn))
+        assert consumer.conn.execute("SELECT count(*) FROM outcomes").fetchone() == (1,)
+        kept = consumer.conn.execute("SELECT raw FROM set_asides").fetchall()
+        assert kept == [(b'{"hello":1}',)] * 3
+
+
+def test_results_travel_back_through_the_outbox(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    written = WrittenLog(database_url)
+    written.publish()
+    written.commit(written.recharge("one"), written.recharge("two"))
+    relay_all(database_url, kafka_bootstrap, topic_name)
+    consume_kafka(database_url, kafka_bootstrap, topic_name)
+    producer = results_producer(kafka_bootstrap)
+
+    with connect_to(database_url) as conn:
+        while send_outbox(conn, producer, f"{topic_name}.results"):
+            pass
+        left = conn.execute("SELECT count(*) FROM ledger.results_outbox").fetchone()
+    producer.close()
+
+    assert left == (0,)
+    applied = results_applied(database_url, kafka_bootstrap, f"{topic_name}.results")
+    assert applied == {"one": "vouchered", "two": "vouchered"}
+
+
+def results_applied(database_url: str, bootstrap: str, topic: str) -> dict[str, str]:
+    """Apply a results topic and read the ledger's statuses."""
+    import threading
+
+    from consumers.results import run_results
+    from tests.waiting import wait_until
+
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=run_results,
+        args=(database_url, bootstrap),
+        kwargs={"topic": topic, "group": f"{topic}.group", "stop": stop},
+    )
+    thread.start()
+    with connect_to(database_url) as conn:
+        query = "SELECT operation_id, status FROM ledger.accounting_statuses"
+        try:
+            wait_until(lambda: len(conn.execute(query).fetchall()) == 2, "both results")
+            return dict(conn.execute(query).fetchall())
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_two_relays_at_once_leave_one_active_and_the_other_fenced(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    written = WrittenLog(database_url)
+    written.publish()
+    with (
+        active_relay(database_url, kafka_bootstrap, topic_name) as zombie,
+        active_relay(database_url, kafka_bootstrap, topic_name) as active,
+    ):
+        while active.step():
+            pass
+        written.commit(written.recharge("one"))
+        with pytest.raises(Exception, match="epoch 1"):
+            zombie.step()  # sends, but cannot save
+        while active.step():
+            pass
+
+    consume_kafka(database_url, kafka_bootstrap, topic_name)
+
+    with connect_to(database_url) as conn:
+        assert conn.execute("SELECT count(*) FROM vouchers").fetchone() == (1,)
+
+
+def test_two_consumers_share_the_partitions_and_each_effect_happens_once(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    a_day(WrittenLog(database_url))
+    relay_all(database_url, kafka_bootstrap, topic_name)
+
+    with (
+        kafka_consumer(database_url, kafka_bootstrap, topic_name) as first,
+        kafka_consumer(database_url, kafka_bootstrap, topic_name) as second,
+    ):
+        catch_up(first, second)
+
+    with connect_to(database_url) as conn:
+        assert conn.execute("SELECT count(*) FROM outcomes").fetchone() == (82,)
+        assert conn.execute("SELECT count(*) FROM vouchers").fetchone() == (45,)
