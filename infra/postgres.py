@@ -125,7 +125,7 @@ class EmbeddedPostgres:
 
     def _ensure_running(self) -> None:
         if postgres_guard.postmaster_pid(self.cluster) is None:
-            self._owner = owner_of_server(_binaries())
+            self._owner = owner_of_server(_binaries(), self.cluster)
             self._owner.let_through(self.data_dir)
             self._ensure_cluster()
             self._start_server()

@@ -49,12 +49,15 @@ class Owner:
                 folder.chmod(mode | stat.S_IXOTH)
 
 
-def owner_of_server(binaries: Path) -> Owner:
-    """This process's user; for root a system user, made on first use, who may run `binaries`."""
+def owner_of_server(binaries: Path, cluster: Path) -> Owner:
+    """This process's user; for root whoever made the cluster, at first a system user of its own."""
     if os.getuid() != 0:
         return Owner(os.getuid(), os.getgid())
-    entry = _system_user()
-    owner = Owner(entry.pw_uid, entry.pw_gid)
+    if cluster.exists() and cluster.stat().st_uid != 0:
+        owner = Owner(cluster.stat().st_uid, cluster.stat().st_gid)
+    else:
+        entry = _system_user()
+        owner = Owner(entry.pw_uid, entry.pw_gid)
     if not _can_run(binaries, owner):
         owner.let_through(binaries)
         _open_for_reading(binaries.parent)
