@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 import structlog
-from psycopg import Connection, DataError, Error, IntegrityError, errors
+from psycopg import Connection
 
+from consumers.bisection import Refusals, write_bisecting
 from consumers.bus import Bus, Poll, Stuck
 from consumers.log_rows import select_published
 from consumers.messages import (
@@ -163,27 +164,23 @@ class Consumer:
                 raise error from error.__cause__
         self._write(lane, messages, through)
 
-    def _write(
-        self, lane: int, messages: Messages, through: int, refusals: dict[int, str] | None = None
-    ) -> None:
+    def _write(self, lane: int, messages: Messages, through: int) -> None:
         """Write messages in one transaction; a refusal by the database bisects them."""
-        try:
-            self._write_in_one(lane, messages, through, refusals)
-        except (DataError, IntegrityError, errors.RaiseException) as error:
-            if len(messages) > 1:
-                middle = len(messages) // 2
-                self._write(lane, messages[:middle], messages[middle - 1].position)
-                self._write(lane, messages[middle:], through)
-            elif refusals is None and messages and isinstance(messages[0], Booked):
-                refusal = {messages[0].position: _words(error)}
-                log.error("refused_by_database", position=messages[0].position, error=str(error))
-                self.counts.refused_by_database += 1
-                self._write(lane, messages, through, refusal)
-            else:
-                raise
+
+        def write_in_one(
+            part: Sequence[Booked | Decided], until: int, refusals: Refusals | None
+        ) -> None:
+            self._write_in_one(lane, part, until, refusals)
+            self.counts.refused_by_database += len(refusals or ())
+
+        write_bisecting(write_in_one, messages, through)
 
     def _write_in_one(
-        self, lane: int, messages: Messages, through: int, refusals: dict[int, str] | None
+        self,
+        lane: int,
+        messages: Sequence[Booked | Decided],
+        through: int,
+        refusals: Refusals | None,
     ) -> None:
         batch = prepare(self.rulesets, messages, refusals)
         with self.conn.transaction():
@@ -244,7 +241,7 @@ class Consumer:
         while position < poll.after:
             through = min(poll.after, position + FILL_ROWS_MAX)
             rows = select_published(self.conn, position, through)
-            own = [row for row in rows if _lanes_of(row, self.bus.lanes) in (None, poll.lane)]
+            own = [row for row in rows if lane_of(row, self.bus.lanes) in (None, poll.lane)]
             self._write_rows(poll.lane, own, through)
             position = through
 
@@ -259,15 +256,9 @@ class Consumer:
         self.bus.hold(stuck)
 
 
-def _lanes_of(row: LogRow, lanes: int) -> int | None:
+def lane_of(row: LogRow, lanes: int) -> int | None:
     """Give the lane of a row; None: every lane."""
     if is_decision(row.topic):
         return None
     key: OperationKey = decode_key(row.state)
     return partition_of(key.text, lanes)
-
-
-def _words(error: Error) -> str:
-    constraint = error.diag.constraint_name
-    text = (error.diag.message_primary or str(error)).splitlines()[0][:300]
-    return f"{constraint}: {text}" if constraint else text

@@ -90,7 +90,8 @@ def perform_order_in_tx(
 ) -> list[Outcome] | None:
     """Perform the first due repair order; None when none is due.
 
-    Every lane has passed the order, so each operation it names has its outcome.
+    Every lane has passed the order, so each operation it names has its outcome. What names
+    a waiting operation tries it only if its original became final by the same order.
     """
     order = lock_due_order_in_tx(conn, select_visible(conn))
     if order is None:

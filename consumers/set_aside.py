@@ -7,12 +7,14 @@ that keeps the raw bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from psycopg import Connection
 
 from accounting.decisions import AccountingDecisions, SetAside
+from consumers.messages import Booked, Decided, LogRow, Unreadable, read_row
 from ledger.errors import NotFound
 
 SELECT_DECISION = "SELECT 1 FROM ledger.stored_events WHERE originator_id = %s LIMIT 1"
@@ -25,6 +27,18 @@ def is_set_aside(conn: Connection[Any], topic: str, partition: int, at_offset: i
     """Tell whether somebody decided to pass over the message at this place."""
     decision_id = SetAside.create_id(topic, partition, at_offset)
     return conn.execute(SELECT_DECISION, (decision_id,)).fetchone() is not None
+
+
+def read_rows(conn: Connection[Any], rows: Sequence[LogRow]) -> list[Booked | Decided]:
+    """Decode rows, without those set aside; raises Unreadable for the first other one."""
+    messages: list[Booked | Decided] = []
+    for row in rows:
+        try:
+            messages.append(read_row(row))
+        except Unreadable:
+            if not is_set_aside(conn, LOG_TOPIC, 0, row.position):
+                raise
+    return messages
 
 
 def set_message_aside(

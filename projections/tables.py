@@ -91,17 +91,31 @@ COMPARED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
 }
-# Summed over lanes before they are compared: (key columns, columns that add up).
-COMPARED_SUMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "outcome_totals": (("book_id", "status", "currency"), ("count", "amount_minor")),
-    "gl_balances": (
-        ("book_id", "subject", "currency", "accounting_date", "off_balance"),
-        ("debit_minor", "credit_minor"),
-    ),
-    "account_balances_daily": (
-        ("book_id", "account", "currency", "business_date"),
-        ("debit_minor", "credit_minor"),
-    ),
+# Summed over lanes before they are compared; groups that add up to nothing are left out.
+COMPARED_SUMS: dict[str, str] = {
+    "outcome_totals": """
+        SELECT book_id, status, currency, sum(count) AS count, sum(amount_minor) AS amount_minor
+        FROM {}.outcome_totals GROUP BY book_id, status, currency
+        HAVING sum(count) <> 0 OR sum(amount_minor) <> 0
+    """,
+    "gl_balances": """
+        SELECT book_id, subject, currency, accounting_date, off_balance,
+               sum(debit_minor) AS debit_minor, sum(credit_minor) AS credit_minor
+        FROM {}.gl_balances GROUP BY book_id, subject, currency, accounting_date, off_balance
+        HAVING sum(debit_minor) <> 0 OR sum(credit_minor) <> 0
+    """,
+    "account_balances_daily": """
+        SELECT book_id, account, currency, business_date,
+               sum(debit_minor) AS debit_minor, sum(credit_minor) AS credit_minor,
+               (array_agg(closing_minor ORDER BY last_version DESC))[1] AS closing_minor,
+               max(last_version) AS last_version
+        FROM {}.account_balances_daily GROUP BY book_id, account, currency, business_date
+    """,
+}
+SUM_KEYS: dict[str, tuple[str, ...]] = {
+    "outcome_totals": ("book_id", "status", "currency"),
+    "gl_balances": ("book_id", "subject", "currency", "accounting_date", "off_balance"),
+    "account_balances_daily": ("book_id", "account", "currency", "business_date"),
 }
 
 encode_rows = msgspec.json.Encoder().encode
