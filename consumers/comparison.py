@@ -14,10 +14,10 @@ from projections.tables import COMPARED, COMPARED_SUMS, SUM_KEYS
 
 FIRST_ROWS = sql.SQL("""
     SELECT * FROM (
-        (SELECT 'live' AS side, t.* FROM (({live}) EXCEPT ALL ({rebuilt})) t)
+        (SELECT 'live' AS of_books, t.* FROM (({live}) EXCEPT ALL ({rebuilt})) t)
         UNION ALL
-        (SELECT 'rebuilt' AS side, t.* FROM (({rebuilt}) EXCEPT ALL ({live})) t)
-    ) d ORDER BY {key}, side LIMIT 2
+        (SELECT 'rebuilt' AS of_books, t.* FROM (({rebuilt}) EXCEPT ALL ({live})) t)
+    ) d ORDER BY {key}, of_books LIMIT 2
 """)
 
 
