@@ -21,6 +21,7 @@ from infra.first_start import open_book_with_rules
 from infra.postgres import embedded_postgres, migrate
 from infra.settings import Settings, load_settings
 from ledger.api_bridge import EngineBridge, StoreBridge
+from ledger.api_docs import add_ledger_documents
 from ledger.api_gate import (
     Api,
     DaybookApp,
@@ -69,6 +70,7 @@ def build_app(settings: Settings, database_url: str | None = None) -> DaybookApp
         redirect_slashes=False,
     )
     app.hot = HOT
+    app.document = add_ledger_documents
     app.add_exception_handler(LedgerError, refuse_error)
     app.add_exception_handler(HTTPException, refuse_http)
     app.add_exception_handler(RequestValidationError, refuse_parameters)
@@ -134,6 +136,7 @@ def uvicorn_config(settings: Settings, app: DaybookApp, *, fd: int | None = None
         lifespan="on",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         log_level=settings.log_level,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,

@@ -31,7 +31,7 @@ from ledger.reads import (
     text_after,
 )
 
-_NUMBER = re.compile(r"[\x21-\x7e]{1,64}")
+_NUMBER = re.compile(r"[!-.0-~]{1,64}")
 _ETAG = re.compile(rb'"(?P<version>[0-9]{1,18})"')
 
 
@@ -71,7 +71,7 @@ async def change_account(api: Api, call: Call) -> Reply:
 def _number(call: Call) -> str:
     number = call.params["number"]
     if not _NUMBER.fullmatch(number):
-        raise NotFound("account numbers have 1 to 64 visible ASCII characters")
+        raise NotFound("account numbers have 1 to 64 visible ASCII characters, no slash")
     return number
 
 

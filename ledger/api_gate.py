@@ -8,7 +8,8 @@ between; everything else, and the OpenAPI document, goes through FastAPI.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -77,10 +78,18 @@ def _book_text(given: bytes) -> str:
 
 
 class DaybookApp(FastAPI):
-    """FastAPI behind the gate. `api` is set by the lifespan, `hot` maps (method, path)."""
+    """FastAPI behind the gate. `api` is set by the lifespan, the others at composition."""
 
     api: Api | None = None
-    hot: dict[tuple[str, str], Handler] = {}  # noqa: RUF012 - replaced as a whole at composition
+    hot: Mapping[tuple[str, str], Handler] = MappingProxyType({})
+    document: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document: FastAPI's, with the ledger's routes added."""
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            self.openapi_schema = schema if self.document is None else self.document(schema)
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on the lifespan."""

@@ -83,7 +83,7 @@ class OpenAccount(_Strict, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     """Open an account. `overdraft_floor` −500 says the same as `credit_limit` 500."""
 
     operation_id: OperationId | None = None
-    account: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
+    account: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-.0-~]+$")]
     owner: Name
     type: Name
     subject: Name

@@ -20,7 +20,7 @@ from infra.csv_import.amounts import parse_minor
 from infra.csv_import.column_map import ColumnMap, MappedType, Side
 from infra.csv_import.row_errors import CsvRowError, FieldRefused, RowErrorCode
 
-ACCOUNT_PATTERN = re.compile(r"[\x21-\x7e]{1,64}")
+ACCOUNT_PATTERN = re.compile(r"[!-.0-~]{1,64}")
 REFERENCE_PATTERN = re.compile(r"[\x21-\x7e]{1,64}")
 DESCRIPTION_MAX = 500
 Parsed = TypeVar("Parsed")
