@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import write_path
+from bench import http_batch, http_mixes, http_single, write_path
 from bench.machine import machine_description
 from bench.place import Place, Run
 from bench.scale import FULL, QUICK
@@ -21,8 +21,11 @@ from infra.settings import load_settings
 
 BENCHMARKS: dict[str, Callable[[Run], None]] = {
     "write": write_path.run,
+    "http": http_single.run,
+    "http-batch": http_batch.run,
+    "http-mixes": http_mixes.run,
 }
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()

@@ -23,15 +23,14 @@ from psycopg import sql
 from bench.documents import CURRENCY, FUNDING_MINOR, account_number, batches
 from bench.scale import ACCOUNTS, Scale
 from bench.sheet import Sheet
-from infra.postgres import embedded_postgres
-from infra.schema import migrate
+from infra.first_start import open_book_with_rules
+from infra.postgres import embedded_postgres, migrate
 from ledger.api_parse import Parser
-from ledger.books import open_book
 from ledger.business_types import load_business_types
 from ledger.engine import Engine
 from ledger.job import Job
 from ledger.operation import OPERATION_BYTES_MAX, Answer, Result, Submission
-from ledger.principals import SCOPES, Principal
+from ledger.principals import SCOPES, Principal, create_key
 
 BOOK = "main"
 PRINCIPAL = Principal("bench", frozenset(SCOPES))
@@ -42,12 +41,13 @@ SETUP_BATCH = 1_000
 
 
 class Place:
-    """The server, the folder beside it and the databases on it."""
+    """The server, the folder beside it, the databases on it; `key` opens the API of each."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bench-", dir=_made(folder)))
         self._server = embedded_postgres(self.folder / "postgres")
         self._names = 0
+        self.key = ""
 
     def __enter__(self) -> Self:
         self._server.start()
@@ -100,6 +100,7 @@ class Place:
         migrate(url)
         open_funded_accounts(url)
         with psycopg.connect(url, autocommit=True) as conn:
+            self.key = create_key(conn, PRINCIPAL.name, SCOPES)
             conn.execute("VACUUM (ANALYZE)")
 
 
@@ -128,9 +129,8 @@ def parser() -> Parser:
 
 
 def open_funded_accounts(url: str) -> None:
-    """Open the book and its accounts, and give each its opening balance."""
-    with psycopg.connect(url) as conn:
-        open_book(conn, BOOK, "Benchmarks", OPEN_DATE, principal=PRINCIPAL.name)
+    """Open the book with the shipped rules, its accounts, and give each its opening balance."""
+    open_book_with_rules(url, BOOK, "Benchmarks", OPEN_DATE, principal=PRINCIPAL.name)
     reads = parser()
     numbers = [account_number(index) for index in range(ACCOUNTS)]
     with engine_on(url) as engine:

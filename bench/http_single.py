@@ -1,0 +1,83 @@
+"""Single postings over HTTP, beside the same server without an engine.
+
+In every round, for each number of callers in turns: the bare socket (what the generator can do),
+the empty endpoint of the same API process, the product's endpoint.
+"""
+
+from __future__ import annotations
+
+from bench.api_server import EMPTY_PATH
+from bench.documents import Documents
+from bench.load import Plan, Report, post_load
+from bench.place import BOOK, Run
+from bench.processes import Child, api_server, bare_server
+from bench.sheet import Aim, Sheet
+
+HTTP = "HTTP single postings (recharge with a fee), one API process"
+POSTINGS = "/v1/operations"
+RATE = "postings/s"
+P50, P99, P999 = "p50 ms", "p99 ms", "p99.9 ms"
+EMPTY, GENERATOR, RATIO = "empty endpoint/s", "bare socket/s", "ratio to empty"
+API_CPU, GENERATOR_CPU = "API CPU %", "load CPU %"
+
+
+def run(run: Run) -> None:
+    """Measure single postings for each number of callers, once a round."""
+    place, scale, sheet = run.place, run.scale, run.sheet
+    with (
+        api_server(place.database("http"), place.folder) as (url, (api,)),
+        bare_server(place.folder) as bare_url,
+    ):
+        for number in range(scale.rounds):
+            documents = Documents(seed=1_000 + number)
+            for callers in scale.callers:
+                count = scale.postings_by_callers[callers]
+                bare = _post(place.key, bare_url, POSTINGS, documents, callers, count)
+                empty = _post(place.key, url, EMPTY_PATH, documents, callers, count)
+                cpu_before = api.cpu_s
+                posted = _post(place.key, url, POSTINGS, documents, callers, count)
+                cpu = (api.cpu_s - cpu_before) / posted.elapsed_s
+                sheet.add(HTTP, subject(callers), _cells(bare, empty, posted, cpu))
+        _note_memory(sheet, api)
+    _aims(run)
+
+
+def subject(callers: int) -> str:
+    """Name a number of callers."""
+    return f"{callers} callers" if callers > 1 else "1 caller"
+
+
+def _cells(bare: Report, empty: Report, posted: Report, api_cpu: float) -> dict[str, float]:
+    return {
+        RATE: posted.per_s,
+        P50: posted.percentile_ms(50),
+        P99: posted.percentile_ms(99),
+        P999: posted.percentile_ms(99.9),
+        EMPTY: empty.per_s,
+        RATIO: posted.per_s / empty.per_s,
+        GENERATOR: bare.per_s,
+        API_CPU: api_cpu * 100,
+        GENERATOR_CPU: posted.cpu_s / posted.elapsed_s * 100,
+    }
+
+
+def _post(key: str, url: str, path: str, documents: Documents, callers: int, count: int) -> Report:
+    bodies = documents.recharges_with_fee(count)
+    return post_load(Plan(url, path, key, BOOK, callers, "application/json", bodies))
+
+
+def _note_memory(sheet: Sheet, api: Child) -> None:
+    sheet.note(HTTP, f"The API process had {api.memory_mib:.0f} MiB resident at the end.")
+    sheet.note(
+        HTTP,
+        "Generator, API and PostgreSQL share the machine's processors: the generator takes "
+        "its part of each figure, the empty endpoint's too.",
+    )
+
+
+def _aims(run: Run) -> None:
+    words = subject(32)
+    run.sheet.aim(
+        Aim("HTTP, 32 callers: ratio to empty endpoint", HTTP, words, RATIO, at_least=0.4)
+    )
+    run.sheet.aim(Aim("HTTP, 32 callers: p99 ms", HTTP, words, P99, at_most=50))
