@@ -46,7 +46,15 @@ def decide_batch(jobs: list[Job], loaded: Loaded, types: BusinessTypes, booked_a
     decider = _Decider(loaded, types, booked_at)
     decider.expire_holds()
     outcomes = [decider.decide_job(job) for job in jobs]
-    return Decided(decider.rows, decider.touched, decider.opened, decider.totals, outcomes)
+    return Decided(
+        decider.rows,
+        decider.touched,
+        decider.opened,
+        decider.totals,
+        outcomes,
+        decider.recorded,
+        decider.originals,
+    )
 
 
 class _State(msgspec.Struct, frozen=True):

@@ -56,13 +56,18 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Decided(msgspec.Struct):
-    """Rows to append, heads to write, what each job's submissions came to."""
+    """Rows to append, heads to write, what each job's submissions came to.
+
+    `recorded` and `originals` are what the next batch must know before this one is visible.
+    """
 
     rows: list[Row]
     touched: dict[str, Account]
     opened: set[str]
     totals: dict[str, tuple[int, int]]
     outcomes: list[list[Outcome | LedgerError]]
+    recorded: dict[str, Recorded]
+    originals: dict[str, Original]
 
 
 class Missing(Exception):

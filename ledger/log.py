@@ -52,6 +52,14 @@ class LogEnd(NamedTuple):
     totals: dict[str, tuple[int, int]]
 
 
+class Sealed(NamedTuple):
+    """Rows ready to be written: their seal, their bytes, and the end of the log after them."""
+
+    seal: Seal
+    data: bytes
+    after: LogEnd
+
+
 class Log:
     """SQL of one log, bound to a schema and table name."""
 
@@ -82,27 +90,46 @@ class Log:
         booked_at: str,
         totals: Mapping[str, tuple[int, int]],
     ) -> Seal:
-        """Append rows after `end` and seal them. Needs the commit-order lock.
+        """Seal rows after `end` and write them. Needs the commit-order lock."""
+        sealed = seal_rows(rows, end=end, book_id=book_id, booked_at=booked_at, totals=totals)
+        self.write_in_tx(cursor, sealed)
+        return sealed.seal
 
-        `totals` is what the rows add to the book, by currency. Raises `LogCorrupt` when
-        there is nothing to append (an empty commit would seal nothing).
-        """
-        if not rows:
-            raise LogCorrupt("a commit without rows cannot be sealed")
-        first_id = end.last_id + 1
-        digests = [digest_of(first_id + index, row) for index, row in enumerate(rows)]
+    def write_in_tx(self, cursor: Cursor[Any], sealed: Sealed) -> None:
+        """Write sealed rows. Needs the commit-order lock, and the end they were sealed after."""
         with cursor.copy(self.copy_events) as copy:
-            copy.write(copy_bytes(first_id, rows, digests))
-        seal = seal_of(
-            previous=end.seal,
-            first_id=first_id,
-            book_id=book_id,
-            booked_at=booked_at,
-            totals=totals_text(_sum(end.totals, totals)),
-            digests=digests,
-        )
-        cursor.execute(self.insert_seal, (*seal, LOG_CHANNEL))
-        return seal
+            copy.write(sealed.data)
+        cursor.execute(self.insert_seal, (*sealed.seal, LOG_CHANNEL))
+
+
+def seal_rows(
+    rows: Sequence[Row],
+    *,
+    end: LogEnd,
+    book_id: str,
+    booked_at: str,
+    totals: Mapping[str, tuple[int, int]],
+) -> Sealed:
+    """Give rows their positions after `end`, digests and a seal. Pure.
+
+    `totals` is what the rows add to the book, by currency. Raises `LogCorrupt` when there is
+    nothing to append (an empty commit would seal nothing).
+    """
+    if not rows:
+        raise LogCorrupt("a commit without rows cannot be sealed")
+    first_id = end.last_id + 1
+    digests = [digest_of(first_id + index, row) for index, row in enumerate(rows)]
+    sums = _sum(end.totals, totals)
+    seal = seal_of(
+        previous=end.seal,
+        first_id=first_id,
+        book_id=book_id,
+        booked_at=booked_at,
+        totals=totals_text(sums),
+        digests=digests,
+    )
+    after = LogEnd(seal.last_id, seal.seal, booked_at, sums)
+    return Sealed(seal, copy_bytes(first_id, rows, digests), after)
 
 
 def _sum(

@@ -1,0 +1,306 @@
+"""Book one batch: one database transaction under the log's lock, retried until it is known.
+
+Invariant (Rule: abort): whatever aborts leaves nothing behind; an answer is only ever built
+from a committed record. After a lost COMMIT reply the next try waits for the old backend
+under the lock and finds the ids that it has committed.
+
+Ahead: while one batch is written, the next may be decided on its outcome (`prepare`). That is
+only a guess until the writer holds the lock and finds that the log's last seal is the one the
+guess was built on; otherwise it is thrown away and the batch is booked from the start.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import Connection, Cursor
+
+from ledger.account import Account, instant_text
+from ledger.batch import decide_batch
+from ledger.business_types import BusinessTypes
+from ledger.errors import EngineStopped, InvalidRequest, LedgerError, StoreUnavailable
+from ledger.events import OperationBooked
+from ledger.heads import HeadCache, write_heads_in_tx
+from ledger.job import Decided, Job, Loaded, Missing, Recorded, answer_of
+from ledger.loading import Wanted, load_in_tx
+from ledger.log import Log, LogEnd, Sealed, seal_rows
+from ledger.operation import Result
+from ledger.original import Original, original_of
+
+Results = list[Result]
+Connect = Callable[[], Connection[Any]]
+RETRIES_OF_CONFLICT = 3
+RETRY_PAUSE_S = 0.05
+
+
+class Clocks(msgspec.Struct, frozen=True):
+    """Where time comes from: `clock` is UTC, `steady` runs through sleep and never jumps."""
+
+    clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+    steady: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
+    jump_s_max: float = 3_600.0
+
+
+class Tip(msgspec.Struct, frozen=True):
+    """The end of the log as this process knows it, and what of it may not be visible yet."""
+
+    book_id: str
+    end: LogEnd
+    touched: dict[str, Account] = {}
+    recorded: dict[str, Recorded] = {}
+    originals: dict[str, Original] = {}
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A batch decided ahead, on `base`: valid only while that is the log's last seal."""
+
+    base: bytes
+    loaded: Loaded
+    decided: Decided
+    sealed: Sealed
+
+
+class Superseded(Exception):
+    """The log's last seal is not the one a batch was prepared on."""
+
+
+class Booker:
+    """Books batches on one connection. Not thread-safe: one thread at a time uses it."""
+
+    def __init__(
+        self, connect: Connect, types: BusinessTypes, clocks: Clocks, patience_s: float
+    ) -> None:
+        self.log = Log()
+        self.types = types
+        self.tip: Tip | None = None
+        self.alone = False  # nobody else has committed between our last two batches
+        self.stopped_by: EngineStopped | None = None
+        self.reach: Callable[[str], None] = lambda _step: None
+        self._connect = connect
+        self._clocks = clocks
+        self._patience_s = patience_s
+        self._conn: Connection[Any] | None = None
+        self._heads = HeadCache()
+        self._clock_read: tuple[dt.datetime, float] | None = None
+
+    def book(self, jobs: list[Job]) -> list[Results | LedgerError]:
+        """Book jobs of one book as one transaction; raise only what stops the engine."""
+        deadline = self._clocks.steady() + self._patience_s
+        wanted = Wanted.by(jobs)
+        conflicts = 0
+        while True:
+            try:
+                return list(self._book_in_own_tx(jobs, wanted))
+            except psycopg.errors.UniqueViolation as error:
+                # Only a writer that does not take the lock can cause it: look again.
+                conflicts += 1
+                self.forget()
+                if conflicts > RETRIES_OF_CONFLICT:
+                    if len(jobs) > 1:
+                        return self._book_apart(jobs)
+                    raise StoreUnavailable(f"another writer is in the log: {error}") from error
+            except (psycopg.DataError, psycopg.IntegrityError) as error:
+                if sum(len(job.submissions) for job in jobs) > 1:
+                    return self._book_apart(jobs)
+                return [InvalidRequest(str(error).strip(), code="refused_by_store")]
+            except psycopg.Error as error:
+                self.drop_connection()
+                if self._clocks.steady() >= deadline:
+                    raise StoreUnavailable(str(error).strip()) from error
+                time.sleep(RETRY_PAUSE_S)
+
+    def _book_apart(self, jobs: list[Job]) -> list[Results | LedgerError]:
+        """Bisect: only the guilty operation fails. An atomic job is never taken apart."""
+        if len(jobs) > 1:
+            middle = len(jobs) // 2
+            return self.book(jobs[:middle]) + self.book(jobs[middle:])
+        job = jobs[0]
+        if job.atomic:
+            return [InvalidRequest("the store refused the batch", code="refused_by_store")]
+        middle = len(job.submissions) // 2
+        results: Results = []
+        for part in (job.submissions[:middle], job.submissions[middle:]):
+            answer = self.book([msgspec.structs.replace(job, submissions=part)])[0]
+            results += [answer] * len(part) if isinstance(answer, LedgerError) else answer
+        return [results]
+
+    def _book_in_own_tx(self, jobs: list[Job], wanted: Wanted) -> list[Results]:
+        conn = self.connection()
+        book_id = jobs[0].book_id
+        sealed: Sealed | None = None
+        with conn.transaction(), conn.cursor() as cursor:
+            end = self._enter_in_tx(cursor, book_id)
+            booked_at = self.now(end)
+            loaded, decided = self._decide_in_tx(cursor, jobs, wanted, booked_at, None)
+            if decided.rows:
+                sealed = self._seal(decided, end, book_id, booked_at)
+                self._write_in_tx(cursor, loaded, decided, sealed)
+            self.reach("engine.before_commit")
+        self.reach("engine.after_commit")
+        if sealed is not None:
+            end = sealed.after
+            self._heads.committed(end.seal, decided.touched.values())
+        self.tip = Tip(book_id, end)
+        return answers_of(jobs, decided, sealed)
+
+    def _enter_in_tx(self, cursor: Cursor[Any], book_id: str) -> LogEnd:
+        end = self.log.lock_log_in_tx(cursor, book_id)
+        self._heads.enter(end.seal)
+        self.alone = self.tip is not None and self.tip.end.seal == end.seal
+        return end
+
+    def _decide_in_tx(
+        self,
+        cursor: Cursor[Any],
+        jobs: list[Job],
+        wanted: Wanted,
+        booked_at: str,
+        unseen: Tip | None,
+    ) -> tuple[Loaded, Decided]:
+        """Load and decide; load more when a decision reads what no request named.
+
+        `unseen` is what a batch that is still being written has decided.
+        """
+        while True:
+            loaded = load_in_tx(cursor, jobs[0].book_id, wanted, self.types, self._heads)
+            if unseen is not None:
+                # Also into memory, should it have been cleared since that batch was decided.
+                self._heads.put_all(_overlay(loaded, wanted, unseen, self.types))
+            try:
+                return loaded, decide_batch(jobs, loaded, self.types, booked_at)
+            except Missing as missing:
+                wanted.extend(missing)
+
+    def _seal(self, decided: Decided, end: LogEnd, book_id: str, booked_at: str) -> Sealed:
+        return seal_rows(
+            decided.rows,
+            end=end,
+            book_id=book_id,
+            booked_at=booked_at,
+            totals=decided.totals,
+        )
+
+    def _write_in_tx(
+        self, cursor: Cursor[Any], loaded: Loaded, decided: Decided, sealed: Sealed
+    ) -> None:
+        self.reach("engine.before_insert")
+        write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
+        self.log.write_in_tx(cursor, sealed)
+        self.reach("engine.after_insert")
+
+    # --- ahead ----------------------------------------------------------------------------
+
+    def prepare(self, cursor: Cursor[Any], jobs: list[Job]) -> Prepared | None:
+        """Decide a batch on the tip, which may still be being written; None when impossible.
+
+        `cursor` is of another connection than the writer's and holds no lock.
+        """
+        tip = self.tip
+        wanted = Wanted.by(jobs)
+        if tip is None or tip.book_id != jobs[0].book_id or wanted.closing:
+            return None
+        booked_at = self.now(tip.end)
+        loaded, decided = self._decide_in_tx(cursor, jobs, wanted, booked_at, tip)
+        if not decided.rows:
+            return None
+        sealed = self._seal(decided, tip.end, tip.book_id, booked_at)
+        self._heads.committed(sealed.after.seal, decided.touched.values())
+        recorded = {
+            operation_id: Recorded(record.event, sealed.seal.first_id + (record.row or 0))
+            for operation_id, record in decided.recorded.items()
+        }
+        self.tip = Tip(tip.book_id, sealed.after, decided.touched, recorded, decided.originals)
+        return Prepared(tip.end.seal, loaded, decided, sealed)
+
+    def write(self, jobs: list[Job], prepared: Prepared) -> list[Results]:
+        """Commit a prepared batch. Raises `Superseded` or any error of the store: then
+        nothing is known, and the caller forgets what was guessed and books again.
+        """
+        conn = self.connection()
+        with conn.transaction(), conn.cursor() as cursor:
+            end = self.log.lock_log_in_tx(cursor, jobs[0].book_id)
+            if end.seal != prepared.base:
+                raise Superseded
+            self._write_in_tx(cursor, prepared.loaded, prepared.decided, prepared.sealed)
+            self.reach("engine.before_commit")
+        self.reach("engine.after_commit")
+        return answers_of(jobs, prepared.decided, prepared.sealed)
+
+    def forget(self) -> None:
+        """Throw away everything guessed: heads in memory and the tip."""
+        self._heads = HeadCache()
+        self.tip = None
+
+    # --- time and connection --------------------------------------------------------------
+
+    def now(self, end: LogEnd) -> str:
+        """Read the clock once per batch: never before the last commit's `booked_at`.
+
+        Raises `EngineStopped` when the clock jumped forward too far.
+        """
+        now, steady = self._clocks.clock(), self._clocks.steady()
+        if self._clock_read is not None:
+            before, steady_before = self._clock_read
+            jump_s = (now - before).total_seconds() - (steady - steady_before)
+            if jump_s > self._clocks.jump_s_max:
+                self.stopped_by = EngineStopped(f"the clock jumped forward by {jump_s:.0f} s")
+                raise self.stopped_by
+        self._clock_read = (now, steady)
+        return max(instant_text(now), end.booked_at)
+
+    def connection(self) -> Connection[Any]:
+        """Return the writer's connection, opening it when needed."""
+        if self._conn is None or self._conn.closed:
+            self._conn = self._connect()
+        return self._conn
+
+    def drop_connection(self) -> None:
+        """Close the connection: whatever it was doing is no longer ours to know."""
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+
+def _overlay(loaded: Loaded, wanted: Wanted, tip: Tip, types: BusinessTypes) -> list[Account]:
+    """Add what the batch before has decided and may not have committed yet.
+
+    Return the heads that memory did not have right.
+    """
+    replaced = [
+        tip.touched[number]
+        for number in loaded.accounts.keys() & tip.touched.keys()
+        if loaded.accounts[number] is not tip.touched[number]
+    ]
+    loaded.accounts.update({account.number: account for account in replaced})
+    for operation_id in wanted.operation_ids:
+        record = tip.recorded.get(operation_id)
+        if record is not None:
+            loaded.recorded[operation_id] = record
+    for operation_id in loaded.originals:
+        if operation_id in tip.originals:
+            loaded.originals[operation_id] = tip.originals[operation_id]
+        elif (record := tip.recorded.get(operation_id)) is not None:
+            booked = record.event
+            loaded.originals[operation_id] = (
+                original_of(booked, None, 1, types) if isinstance(booked, OperationBooked) else None
+            )
+    return replaced
+
+
+def answers_of(jobs: list[Job], decided: Decided, sealed: Sealed | None) -> list[Results]:
+    """Build the callers' answers from the committed records."""
+    first_id = sealed.seal.first_id if sealed is not None else 0
+    return [
+        [
+            outcome
+            if isinstance(outcome, LedgerError)
+            else answer_of(outcome, first_id, dry_run=job.dry_run)
+            for outcome in outcomes
+        ]
+        for job, outcomes in zip(jobs, decided.outcomes, strict=True)
+    ]

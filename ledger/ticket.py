@@ -1,0 +1,57 @@
+"""A caller's place in the engine's queue.
+
+Invariant: a ticket is settled once; its results are one per submission, in order, or it
+carries one error for the whole job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from ledger.errors import LedgerError, StoreUnavailable
+from ledger.job import Job
+from ledger.operation import Result
+
+Results = list[Result]
+_log = logging.getLogger(__name__)
+
+
+class Ticket:
+    """A caller's place in the queue: `results()` waits, `on_done` is called once instead."""
+
+    __slots__ = ("_error", "_event", "_results", "job", "on_done")
+
+    def __init__(self, job: Job, on_done: Callable[[Ticket], None] | None = None) -> None:
+        self.job = job
+        self.on_done = on_done
+        self._event = threading.Event() if on_done is None else None
+        self._results: Results | None = None
+        self._error: LedgerError | None = None
+
+    def settle(self, results: Results | LedgerError) -> None:
+        """Give the caller the results, or one error for the whole job; a second call is void."""
+        if self._error is not None or self._results is not None:
+            return
+        if isinstance(results, LedgerError):
+            self._error = results
+        else:
+            self._results = results
+        if self._event is not None:
+            self._event.set()
+        elif self.on_done is not None:
+            try:
+                self.on_done(self)
+            except RuntimeError:
+                # The caller's event loop is gone: nobody is there to be told.
+                _log.warning("ticket: the caller has gone")
+
+    def results(self, timeout_s: float | None = None) -> Results:
+        """Return one result per submission, in order; raise the job's error."""
+        if self._event is not None and not self._event.wait(timeout_s):
+            raise StoreUnavailable("no answer in time; ask again with the same operation id")
+        if self._error is not None:
+            raise self._error
+        assert self._results is not None
+        return self._results
