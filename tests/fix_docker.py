@@ -6,12 +6,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from infra.settings import load_settings
 
+ROOT = Path(__file__).parents[1]
 REQUIRE = "DAYBOOK_REQUIRE_DOCKER"
 PULL_TIMEOUT_S = 300
 POSTGRES_IMAGE = os.environ.get("DAYBOOK_TEST_POSTGRES_IMAGE", "postgres:15")
@@ -56,6 +60,29 @@ def python_image(docker_engine: None) -> str:
 @pytest.fixture(scope="session")
 def kafka_image(docker_engine: None) -> str:
     return _image(load_settings().kafka_image)
+
+
+@pytest.fixture(scope="session")
+def daybook_image(python_image: str) -> Iterator[str]:
+    """Daybook's own image, built from this checkout and removed at the end."""
+    tag = f"daybook-test:{uuid.uuid4().hex[:12]}"
+    words = ("--network=host", "--file", str(ROOT / "infra/Dockerfile"), "--tag", tag)
+    built = docker(
+        *("build", *words, "--build-arg", f"PYTHON_IMAGE={python_image}", str(ROOT)), timeout_s=600
+    )
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+    yield tag
+    docker("image", "rm", "--force", tag)
+
+
+@pytest.fixture(scope="session")
+def compose_command(docker_engine: None) -> tuple[str, ...]:
+    """The compose plugin, or the older program of the same language."""
+    if docker("compose", "version").returncode == 0:
+        return ("docker", "compose")
+    if shutil.which("docker-compose") is None:
+        _go_without("there is neither docker compose nor docker-compose")
+    return ("docker-compose",)
 
 
 def _image(name: str) -> str:

@@ -6,7 +6,6 @@ import datetime as dt
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from ledger.operation import Leg, OpenAccount, Operation, Submission, fingerprin
 from tests.fix_docker import docker
 
 pytestmark = pytest.mark.docker
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +79,6 @@ def test_brokers_image_starts_carries_topics_and_keeps_them(kafka_image: str) ->
     finally:
         docker("rm", "--force", "--volumes", f"daybook-kafka-{broker.port}")
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def daybook_image(python_image: str) -> Iterator[str]:
-    tag = f"daybook-test:{uuid.uuid4().hex[:12]}"
-    words = ("--network=host", "--file", str(ROOT / "infra/Dockerfile"), "--tag", tag)
-    built = docker(
-        *("build", *words, "--build-arg", f"PYTHON_IMAGE={python_image}", str(ROOT)), timeout_s=600
-    )
-    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
-    yield tag
-    docker("image", "rm", "--force", tag)
 
 
 def test_our_image_runs_the_command_line_as_an_ordinary_user(daybook_image: str) -> None:
