@@ -33,7 +33,7 @@ from ledger.errors import LogCorrupt
 from ledger.log import LOG_CHANNEL
 from projections.positions import LogName, select_log
 
-RELAY_LOCK = 1_145_393_476
+RELAY_LOCK = 1_145_393_478
 ACKNOWLEDGE_TIMEOUT_S = 60
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
