@@ -21,11 +21,11 @@ from infra.first_start import open_book_with_rules
 from infra.postgres import embedded_postgres, migrate
 from infra.settings import Settings, load_settings
 from ledger.api_bridge import EngineBridge, StoreBridge
+from ledger.api_call import Limits
 from ledger.api_docs import add_ledger_documents
 from ledger.api_gate import (
     Api,
     DaybookApp,
-    Limits,
     admit_defect,
     refuse_error,
     refuse_http,

@@ -40,7 +40,7 @@ async def open_account(api: Api, call: Call) -> Reply:
     call.principal.require("accounts")
     call.media_type(JSON_TYPES)
     dry_run = call.flags("dry_run")["dry_run"]
-    raw = await call.body(api.limits.body_bytes_max)
+    raw = await call.body(api.limits)
     submission = api.parser.open_account(raw, call.operation_id, book_of(api, call), call.principal)
     return await post_one(api, submission, dry_run=dry_run)
 
@@ -60,7 +60,7 @@ async def change_account(api: Api, call: Call) -> Reply:
     call.principal.require("accounts")
     call.media_type(JSON_TYPES)
     dry_run = call.flags("dry_run")["dry_run"]
-    raw = await call.body(api.limits.body_bytes_max)
+    raw = await call.body(api.limits)
     submission = api.parser.change(
         raw, call.operation_id, book_of(api, call), call.principal, _number(call)
     )

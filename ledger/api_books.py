@@ -81,7 +81,7 @@ async def create_book(api: Api, call: Call) -> Reply:
     call.principal.require("admin")
     call.media_type(JSON_TYPES)
     call.query()
-    request = decode(_decode_open_book, await call.body(api.limits.body_bytes_max))
+    request = decode(_decode_open_book, await call.body(api.limits))
     call.principal.require_book(request.book_id)
     book = await api.store.run(
         api.open_book,
@@ -98,7 +98,7 @@ async def create_day(api: Api, call: Call) -> Reply:
     call.principal.require("day")
     call.media_type(JSON_TYPES)
     call.query()
-    request = decode(_decode_open_day, await call.body(api.limits.body_bytes_max))
+    request = decode(_decode_open_day, await call.body(api.limits))
     book = await api.store.call(
         open_day, _book(call), request.business_date, principal=call.principal.name
     )

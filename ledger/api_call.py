@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import parse_qsl
 
+import msgspec
 from starlette.types import Receive, Scope
 
 from ledger.errors import InvalidRequest
@@ -16,8 +17,15 @@ from ledger.principals import Principal
 
 JSON_TYPES = frozenset({b"application/json"})
 NDJSON_TYPES = frozenset({b"application/x-ndjson", b"application/ndjson"})
-BODY_PATIENCE_S = 15.0
 BOOLEANS = {"true": True, "false": False}
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of one request."""
+
+    body_bytes_max: int
+    operations_max: int
+    body_patience_s: float = 15.0
 
 
 class ClientGone(Exception):
@@ -79,15 +87,16 @@ class Call:
                 )
         return given
 
-    async def body(self, bytes_max: int) -> bytes:
+    async def body(self, limits: Limits) -> bytes:
         """Return the whole body. Raises 413, 408, or `ClientGone` when it is cut short."""
+        bytes_max, patience_s = limits.body_bytes_max, limits.body_patience_s
         length = self.content_length
         if length is not None and (not length.isdigit() or int(length) > bytes_max):
             raise _too_large(bytes_max)
         chunks: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(BODY_PATIENCE_S):
+            async with asyncio.timeout(patience_s):
                 while True:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
@@ -101,7 +110,7 @@ class Call:
                         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
         except TimeoutError:
             raise InvalidRequest(
-                f"the body was not complete after {BODY_PATIENCE_S:.0f} s", code="request_timeout"
+                f"the body was not complete after {patience_s:g} s", code="request_timeout"
             ) from None
 
     def query(self, *names: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from ledger.api import Reply, problem_of, problem_reply
 from ledger.api_bridge import EngineBridge, StoreBridge
-from ledger.api_call import Call, ClientGone
+from ledger.api_call import Call, ClientGone, Limits
 from ledger.api_metrics import Metrics
 from ledger.api_parse import Parser
 from ledger.books import Book
@@ -33,13 +33,6 @@ BOOK_CHARS_MAX = 64
 
 
 OpenBookWithRules = Callable[[str, str, dt.date, str], Book]  # book id, name, date, principal
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """Bounds of one request."""
-
-    body_bytes_max: int
-    operations_max: int
 
 
 class Api(msgspec.Struct, frozen=True):

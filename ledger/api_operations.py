@@ -45,7 +45,7 @@ async def post_operation(api: Api, call: Call) -> Reply:
     """Book one operation: 201, or 422 with the recorded rejection."""
     call.media_type(JSON_TYPES)
     dry_run = bool(call.scope["query_string"]) and call.flags("dry_run")["dry_run"]
-    raw = await call.body(api.limits.body_bytes_max)
+    raw = await call.body(api.limits)
     started = time.perf_counter()
     submission = api.parser.operation(raw, call.operation_id, book_of(api, call), call.principal)
     reply = await post_one(api, submission, dry_run=dry_run)
@@ -102,7 +102,7 @@ async def post_batch(api: Api, call: Call, book_id: str, parse: Parse) -> Reply:
             code="invalid_parameter",
         )
     flags = call.flags("atomic", "dry_run")
-    raw = await call.body(api.limits.body_bytes_max)
+    raw = await call.body(api.limits)
     started = time.perf_counter()
     lines = _ndjson_lines(raw) if media_type in NDJSON_TYPES else decode(_decode_lines, raw)
     if len(lines) > api.limits.operations_max:
