@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 RETRIED_STATUS = frozenset({429, 502, 503, 504})
+NOT_VISIBLE = b'"not_visible_yet"'  # the books have not come so far: wait on
 PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
 PATIENCE_S = 30.0
@@ -88,6 +89,7 @@ class DaybookClient:
         cursor: str | None = None
         while True:
             page = self.get(path, **query, cursor=cursor)
+            page = page.get("data", page)  # reads of the books say how fresh they are beside it
             yield from page["items"]
             cursor = page.get("next_cursor")
             if cursor is None:
@@ -132,7 +134,7 @@ class DaybookClient:
                 if isinstance(error, httpx.ConnectError):
                     raise ApiUnavailable(f"{why}. Is `daybook serve` running?") from error
             else:
-                if answer.status_code not in RETRIED_STATUS:
+                if answer.status_code not in RETRIED_STATUS and NOT_VISIBLE not in answer.content:
                     return _given(answer)
                 why = f"{answer.status_code} {answer.text[:300]}"
                 pause = max(pause_s, _retry_after_s(answer))

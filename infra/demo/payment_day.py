@@ -23,6 +23,7 @@ BUSINESS_DATE = dt.date(2026, 1, 30)
 SEED = 20260130
 OPERATIONS = 24_000
 OPERATIONS_MIN = 400
+PROBES = 30  # posted one by one, each followed into the trial balance
 EXPIRY_LATER = dt.datetime(9999, 12, 31, tzinfo=dt.UTC)  # a real instant is set when it is sent
 
 # Shares of the whole, in thousandths; settlements and openings come on top.
@@ -59,24 +60,29 @@ class Stage:
 
 @dataclass(frozen=True)
 class PaymentDay:
-    """Everything that will be posted, and what must come of it."""
+    """Everything that will be posted, and what must come of it.
+
+    `repeats` are sent a second time; `probes` are followed one by one into the books.
+    """
 
     business_date: dt.date
     accounts: tuple[OpenAccount, ...]
     changes: tuple[tuple[str, Change], ...]
     stages: tuple[Stage, ...]
     repeats: tuple[Step, ...]
+    probes: tuple[Step, ...]
     expiring_accounts: tuple[str, ...]
 
     @property
     def operations(self) -> int:
         """How many operations the day has."""
-        return sum(len(stage.steps) for stage in self.stages)
+        return sum(len(stage.steps) for stage in self.stages) + len(self.probes)
 
     @property
     def expected(self) -> Counter[str]:
         """Operations by the answer they must get."""
-        return Counter(step.expected for stage in self.stages for step in stage.steps)
+        staged = Counter(step.expected for stage in self.stages for step in stage.steps)
+        return staged + Counter(step.expected for step in self.probes)
 
 
 def payment_day(operations: int = OPERATIONS, seed: int = SEED) -> PaymentDay:
@@ -84,6 +90,7 @@ def payment_day(operations: int = OPERATIONS, seed: int = SEED) -> PaymentDay:
     size = max(operations, OPERATIONS_MIN)
     n = {name: -(-size * share // 1000) for name, share in SHARES.items()}
     make = Maker(make_cast(max(20, size // 24)), seed, BUSINESS_DATE)
+    probes = tuple(p.transfers(make, PROBES))
     stages = _stages(make, n)
     repeats = next(stage for stage in stages if stage.name == "payments").single[:50]
     return PaymentDay(
@@ -92,6 +99,7 @@ def payment_day(operations: int = OPERATIONS, seed: int = SEED) -> PaymentDay:
         tuple(changes()),
         stages,
         repeats,
+        probes,
         tuple(sorted({leg.account for leg in _expiring_legs(stages)})),
     )
 

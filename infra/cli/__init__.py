@@ -1,0 +1,140 @@
+"""The command line `daybook`: every command in one table of contents, and what errors exit as.
+
+Invariant: a command prints its answer on standard output and ends with a documented exit code;
+no error a user can cause shows a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import psycopg
+import typer
+from kafka.errors import KafkaError
+from pydantic import ValidationError
+
+from accounting.decisions import DecisionRefused
+from infra.cli import (
+    accounting,
+    auditing,
+    books,
+    demo,
+    history,
+    keys,
+    posting,
+    serving,
+    settings_page,
+    sheets,
+    standing,
+)
+from infra.cli.console import say
+from infra.cli.context import NoKey, with_overrides
+from infra.cli.exit_codes import EXIT_CODES_HELP, ExitCode
+from infra.client import ApiRefused, ApiUnavailable
+from infra.postgres import PostgresUnavailable, SchemaRefused
+from infra.serve import ServeRefused
+from infra.settings import load_settings
+from ledger.errors import LedgerError
+
+HELP = f"""Daybook: an event-sourced payment ledger whose books follow it.
+
+\b
+Try:
+  daybook demo                      a generated payment day, end to end
+  daybook serve                     API, consumers and an embedded PostgreSQL
+  daybook post recharge --credit C-1=100.00 --amount fee=0.60
+  daybook trial-balance             what the accountant sees
+  daybook audit verify              one verdict over everything
+
+{EXIT_CODES_HELP}
+"""
+
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for register in (
+    serving.add_to,
+    demo.add_to,
+    posting.add_to,
+    standing.add_to,
+    sheets.add_to,
+    books.add_to,
+    accounting.add_to,
+    auditing.add_to,
+    history.add_to,
+    keys.add_to,
+    settings_page.add_to,
+):
+    register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"daybook {version('daybook')}")
+        raise typer.Exit
+
+
+@app.callback()
+def use_settings(
+    ctx: typer.Context,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of database, key and state (DAYBOOK_HOME).")
+    ] = None,
+    book: Annotated[str | None, typer.Option(help="The book that is meant (DAYBOOK_BOOK).")] = None,
+    url: Annotated[str | None, typer.Option(help="API to talk to (DAYBOOK_URL).")] = None,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Read the environment's settings and put the global options on top."""
+    ctx.obj = with_overrides(load_settings(), home=home, book=book, url=url)
+
+
+# What an error exits as: the first that fits.
+EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
+    (ApiUnavailable, ExitCode.UNAVAILABLE),
+    (ApiRefused, ExitCode.REFUSED),
+    (NoKey, ExitCode.UNAVAILABLE),
+    (ServeRefused, ExitCode.UNAVAILABLE),
+    (PostgresUnavailable, ExitCode.UNAVAILABLE),
+    (SchemaRefused, ExitCode.REFUSED),
+    (DecisionRefused, ExitCode.REFUSED),
+    (psycopg.OperationalError, ExitCode.UNAVAILABLE),
+    (KafkaError, ExitCode.UNAVAILABLE),
+    (ValidationError, ExitCode.USAGE),
+    (FileNotFoundError, ExitCode.USAGE),
+    (IsADirectoryError, ExitCode.USAGE),
+)
+
+
+def exit_code_of(error: BaseException) -> ExitCode | None:
+    """Return what an error exits as; None for a defect, which keeps its traceback."""
+    if isinstance(error, LedgerError):
+        return ExitCode.UNAVAILABLE if error.retriable else ExitCode.REFUSED
+    return next((code for kind, code in EXITS if isinstance(error, kind)), None)
+
+
+def main(run: Callable[[], object] = app) -> None:
+    """Run the command line; turn foreseen errors into one line and their exit code."""
+    try:
+        run()
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(ExitCode.OK)
+    except Exception as error:
+        code = exit_code_of(error)
+        if code is None:
+            raise
+        detail = getattr(error, "detail", "") or str(error)
+        say(f"daybook: {getattr(error, 'code', '') or type(error).__name__}: {detail}".strip())
+        sys.exit(code)

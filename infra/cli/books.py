@@ -1,0 +1,126 @@
+"""`daybook books|day|status`: the books of this database, their open day, where everything stands.
+
+Invariant: the open business date moves by command only.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any
+
+import typer
+
+from infra.cli.console import Json, out, say, show_json, show_pairs, show_table
+from infra.cli.context import api, database, settings_in_use
+from infra.first_start import open_book_with_rules
+
+books_app = typer.Typer(help="Books: one legal entity's accounts each.", no_args_is_help=True)
+day_app = typer.Typer(help="The open business date.", no_args_is_help=True)
+DAY = typer.Argument(formats=["%Y-%m-%d"], help="YYYY-MM-DD.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this page's commands."""
+    app.add_typer(books_app, name="books")
+    app.add_typer(day_app, name="day")
+    app.command("status")(status_command)
+
+
+@books_app.command("list")
+def list_books(ctx: typer.Context, as_json: Json = False) -> None:
+    """List the books and their open days."""
+    with api(ctx) as client:
+        items = client.get("/v1/books")["items"]
+    if as_json:
+        show_json(items)
+        return
+    show_table(
+        ["book", "name", "open day", "closed through"],
+        [
+            (item["book_id"], item["name"], item["open_business_date"], item["closed_through"])
+            for item in items
+        ],
+    )
+
+
+@books_app.command("open")
+def open_book(
+    ctx: typer.Context,
+    book_id: Annotated[str, typer.Argument(help="A short name, e.g. main.")],
+    open_date: Annotated[dt.datetime, typer.Option("--date", formats=["%Y-%m-%d"])],
+    name: Annotated[str, typer.Option(help="Its full name.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Open a book with its first business date and the shipped rules; safe to repeat.
+
+    Goes to the database itself, so that it works before any key exists.
+
+    \b
+    Example:
+      daybook books open main --name "Main book" --date 2026-01-30
+    """
+    with database(settings_in_use(ctx)) as url:
+        book = open_book_with_rules(url, book_id, name or book_id, open_date.date())
+    if as_json:
+        show_json(book)
+    else:
+        say(f"book {book.book_id} ({book.name}), open day {book.open_business_date}")
+
+
+@day_app.command("open")
+def open_day(ctx: typer.Context, date: Annotated[dt.datetime, DAY], as_json: Json = False) -> None:
+    """Move the book's open business date forward; what is booked from now on belongs to it.
+
+    \b
+    Example:
+      daybook day open 2026-01-31
+    """
+    settings = settings_in_use(ctx)
+    with api(ctx) as client:
+        body = {"business_date": date.date().isoformat()}
+        book = client.post(f"/v1/books/{settings.book}/day", body).value
+    if as_json:
+        show_json(book)
+    else:
+        say(f"book {book['book_id']}: the open day is {book['open_business_date']}")
+
+
+@day_app.command("show")
+def show_day(ctx: typer.Context, as_json: Json = False) -> None:
+    """Show the book's open business date."""
+    settings = settings_in_use(ctx)
+    with api(ctx) as client:
+        book = client.get(f"/v1/books/{settings.book}")
+    if as_json:
+        show_json(book)
+    else:
+        out().print(book["open_business_date"], markup=False)
+
+
+def status_command(ctx: typer.Context, as_json: Json = False) -> None:
+    """Show where everything stands: engine, log, how far the books are.
+
+    \b
+    Example:
+      daybook status --json
+    """
+    with api(ctx) as client:
+        status = client.get("/v1/status")
+    if as_json:
+        show_json(status)
+        return
+    show_pairs(_status_pairs(status))
+
+
+def _status_pairs(status: dict[str, Any]) -> list[tuple[str, object]]:
+    engine, log, book = status["engine"], status["log"], status["book"]
+    running = "running" if engine["running"] else f"stopped: {engine['stopped_by']}"
+    return [
+        ("version", status["version"]),
+        ("book", f"{book['book_id']} ({book['name']}), open day {book['open_business_date']}"),
+        ("engine", f"{running}, {engine['queued']:,} queued"),
+        (
+            "log",
+            f"{log['log_id']} (incarnation {log['incarnation']}), position {log['position']:,}",
+        ),
+    ]

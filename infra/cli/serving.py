@@ -1,0 +1,201 @@
+"""Commands that run processes: serve, and for production api, consume, relay, results, migrate.
+
+Invariant: each of them ends by itself on SIGTERM, after finishing what it has accepted.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import signal
+import socket
+import threading
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from consumers.loop import ConsumerSettings, run_consumer
+from consumers.results import run_results
+from infra.app import build_app, uvicorn_config
+from infra.cli.console import Json, say, show_json
+from infra.cli.context import settings_in_use, with_overrides
+from infra.cli.exit_codes import ExitCode
+from infra.first_start import Started
+from infra.logs import set_up_logs
+from infra.postgres import embedded_postgres, migrate
+from infra.relay import RelaySettings, run_relay
+from infra.serve import serve
+from infra.settings import Settings
+from infra.supervisor import end_with_parent
+
+PARENT = typer.Option(hidden=True)
+ParentPid = Annotated[int | None, PARENT]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this page's commands."""
+    app.command("serve")(serve_command)
+    app.command("api")(api_command)
+    app.command("consume")(consume_command)
+    app.command("relay")(relay_command)
+    app.command("results")(results_command)
+    app.command("migrate")(migrate_command)
+
+
+def serve_command(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    processes: Annotated[int | None, typer.Option(help="API processes.")] = None,
+    bus: Annotated[str | None, typer.Option(help="log (embedded) or kafka.")] = None,
+    open_date: Annotated[
+        dt.datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            help="First business date, used only when the first book is opened. Default: today.",
+        ),
+    ] = None,
+    parent_pid: ParentPid = None,
+) -> None:
+    """Run everything until Ctrl-C or SIGTERM: database, API, relay, consumers.
+
+    The first start makes the database, a book with the shipped posting rules, and this machine's
+    API key (in HOME/local.key).
+
+    \b
+    Examples:
+      daybook serve
+      daybook serve --port 9000 --processes 2
+      DAYBOOK_DATABASE_URL=postgresql://… daybook serve --bus kafka
+    """
+    if parent_pid is not None:
+        end_with_parent(parent_pid)
+    settings = with_overrides(
+        settings_in_use(ctx), host=host, port=port, processes=processes, bus=bus
+    )
+
+    def on_ready(started: Started) -> None:
+        say(f"Daybook serves on http://{settings.host}:{settings.port}")
+        say(f"  key   {settings.key_path}")
+        for book in started.books:
+            say(f"  book  {book.book_id} ({book.name}), open day {book.open_business_date}")
+        say("  stop  Ctrl-C")
+
+    date = dt.datetime.now(dt.UTC).date() if open_date is None else open_date.date()
+    serve(settings, open_date=date, say=say, on_ready=on_ready)
+
+
+def api_command(
+    ctx: typer.Context,
+    fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    parent_pid: ParentPid = None,
+) -> None:
+    """Run one API process (production: as many as wanted behind a balancer).
+
+    Needs a migrated database: DAYBOOK_DATABASE_URL, `daybook migrate`.
+    """
+    settings = _begin(ctx, parent_pid)
+    server = uvicorn.Server(uvicorn_config(settings, build_app(settings)))
+    if fd is None:
+        server.run()
+    else:
+        server.run(sockets=[socket.socket(fileno=fd)])
+    if not server.started:
+        raise typer.Exit(ExitCode.UNAVAILABLE)
+
+
+def consume_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
+    """Run one consumer: operations become vouchers and balances.
+
+    On the log bus one consumer works at a time; on Kafka as many as there are partitions.
+    """
+    settings = _begin(ctx, parent_pid)
+    stop = stop_on_signals()
+    run_consumer(
+        ConsumerSettings(
+            database_url=_database_url(settings),
+            bus=settings.bus,
+            bootstrap=settings.kafka_bootstrap,
+            operations_topic=settings.operations_topic,
+            results_topic=settings.results_topic,
+            group=settings.consumer_group,
+            operations_max=settings.consumer_poll_operations,
+            pause_s=settings.poll_pause_s,
+            retry_pause_s_max=settings.retry_pause_s_max,
+        ),
+        stop,
+    )
+
+
+def relay_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
+    """Run the relay: the log's operations and decisions go to Kafka. One is active at a time."""
+    settings = _begin(ctx, parent_pid)
+    run_relay(
+        RelaySettings(
+            database_url=_database_url(settings),
+            bootstrap=settings.kafka_bootstrap,
+            topic=settings.operations_topic,
+            results_topic=settings.results_topic,
+            partitions=settings.kafka_partitions,
+            replication=settings.kafka_replication,
+            rows_max=settings.relay_poll_rows,
+            pause_s=settings.poll_pause_s,
+            retry_pause_s_max=settings.retry_pause_s_max,
+        ),
+        stop_on_signals(),
+    )
+
+
+def results_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
+    """Run the results consumer: accounting statuses go from Kafka back to the ledger."""
+    settings = _begin(ctx, parent_pid)
+    run_results(
+        _database_url(settings),
+        settings.kafka_bootstrap,
+        topic=settings.results_topic,
+        group=f"{settings.consumer_group}.results",
+        stop=stop_on_signals(),
+    )
+
+
+def migrate_command(ctx: typer.Context, as_json: Json = False) -> None:
+    """Bring the database to this program's schema; safe to repeat.
+
+    \b
+    Example:
+      DAYBOOK_DATABASE_URL=postgresql://… daybook migrate
+    """
+    settings = settings_in_use(ctx)
+    if settings.database_url:
+        applied = migrate(settings.database_url)
+    else:
+        with embedded_postgres(settings.postgres_dir) as postgres:
+            applied = migrate(postgres.url)
+    if as_json:
+        show_json({"applied": applied})
+    else:
+        say(f"{applied} migrations applied" if applied else "the schema is up to date")
+
+
+def stop_on_signals() -> threading.Event:
+    """Return an event that SIGTERM or SIGINT sets."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    return stop
+
+
+def _begin(ctx: typer.Context, parent_pid: int | None) -> Settings:
+    """Set up what every long-running process needs."""
+    if parent_pid is not None:
+        end_with_parent(parent_pid)
+    settings = settings_in_use(ctx)
+    set_up_logs(settings)
+    return settings
+
+
+def _database_url(settings: Settings) -> str:
+    if settings.database_url is None:
+        msg = "name the database: DAYBOOK_DATABASE_URL (or run everything with `daybook serve`)"
+        raise typer.BadParameter(msg)
+    return settings.database_url

@@ -1,0 +1,211 @@
+"""`daybook accounts freeze|unfreeze|close|…`: one command for each change of an account's standing.
+
+Invariant: each is one request of `ledger/operation.py`; what a register needs is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+import typer
+
+from infra.cli.accounts import Authority, Number, Order, Reason, accounts_app, change_account
+from infra.cli.console import Json
+from infra.cli.context import api
+from infra.cli.operation_text import minor_of, new_operation_id
+from ledger import operation as op
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add `accounts` with all of its commands: those of `accounts.py` and these."""
+    app.add_typer(accounts_app, name="accounts")
+
+
+STATUSES = ("normal", "receive_only", "blocked", "partial_stop")
+
+
+@accounts_app.command("close")
+def close(ctx: typer.Context, number: Number, reason: Reason = "", as_json: Json = False) -> None:
+    """Close an account; refused while balance, hold, freeze or unvouchered operation remains."""
+    change_account(
+        ctx,
+        number,
+        op.CloseAccount(operation_id=new_operation_id(), reason=reason),
+        as_json=as_json,
+    )
+
+
+@accounts_app.command("freeze")
+def freeze(
+    ctx: typer.Context,
+    number: Number,
+    authority: Authority,
+    order: Order,
+    reason: Reason,
+    freeze_id: Annotated[str | None, typer.Option(help="Default: the order's number.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Freeze a whole account by an authority's order.
+
+    \b
+    Example:
+      daybook accounts freeze C-1 --authority Court --order 2026-17 --reason Preservation
+    """
+    change = op.FreezeAccount(
+        operation_id=new_operation_id(),
+        freeze_id=freeze_id or order,
+        authority=authority,
+        order_number=order,
+        reason=reason,
+    )
+    change_account(ctx, number, change, as_json=as_json)
+
+
+@accounts_app.command("unfreeze")
+def unfreeze(
+    ctx: typer.Context,
+    number: Number,
+    authority: Authority,
+    order: Order,
+    freeze_id: Annotated[str, typer.Option(help="The freeze to lift.")],
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Lift a freeze; only the authority that froze may."""
+    change = op.UnfreezeAccount(
+        operation_id=new_operation_id(),
+        freeze_id=freeze_id,
+        authority=authority,
+        order_number=order,
+        reason=reason,
+    )
+    change_account(ctx, number, change, as_json=as_json)
+
+
+@accounts_app.command("report-loss")
+def report_loss(
+    ctx: typer.Context, number: Number, reason: Reason = "", as_json: Json = False
+) -> None:
+    """Report the owner's instrument lost: money out stops."""
+    change = op.ReportLoss(operation_id=new_operation_id(), reason=reason)
+    change_account(ctx, number, change, as_json=as_json)
+
+
+@accounts_app.command("report-found")
+def report_found(
+    ctx: typer.Context, number: Number, reason: Reason = "", as_json: Json = False
+) -> None:
+    """Lift a report of loss."""
+    change = op.ReportFound(operation_id=new_operation_id(), reason=reason)
+    change_account(ctx, number, change, as_json=as_json)
+
+
+@accounts_app.command("payment-status")
+def payment_status(
+    ctx: typer.Context,
+    number: Number,
+    status: Annotated[str, typer.Argument(help=", ".join(STATUSES))],
+    allow: Annotated[
+        list[str] | None, typer.Option(help="With partial_stop: a business type that passes.")
+    ] = None,
+    stopped: Annotated[
+        str | None, typer.Option(help="With partial_stop: the amount that must stay.")
+    ] = None,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Set the payment status: who may pay in and out."""
+    if status not in STATUSES:
+        raise typer.BadParameter(f"a payment status is {', '.join(STATUSES)}")
+    change = op.SetPaymentStatus(
+        operation_id=new_operation_id(),
+        payment_status=cast("op.PaymentStatus", status),
+        partial_types=tuple(allow or ()),
+        partial_amount_minor=_minor(ctx, number, stopped),
+        reason=reason,
+    )
+    change_account(ctx, number, change, as_json=as_json)
+
+
+@accounts_app.command("reserve")
+def reserve(
+    ctx: typer.Context,
+    number: Number,
+    amount: Annotated[str, typer.Argument(help="What must stay, in major units.")],
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Set the amount that must stay for agreed direct debits."""
+    change = op.SetReserve(
+        operation_id=new_operation_id(),
+        reserve_minor=_minor(ctx, number, amount) or 0,
+        reason=reason,
+    )
+    change_account(ctx, number, change, as_json=as_json)
+
+
+@accounts_app.command("credit-limit")
+def credit_limit(
+    ctx: typer.Context,
+    number: Number,
+    amount: Annotated[str, typer.Argument(help="In major units, or `unlimited`.")],
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Set how far below zero the balance may go."""
+    change = op.SetCreditLimit(
+        operation_id=new_operation_id(),
+        credit_limit_minor=None if amount == "unlimited" else _minor(ctx, number, amount),
+        reason=reason,
+    )
+    change_account(ctx, number, change, as_json=as_json)
+
+
+@accounts_app.command("limit")
+def limit(
+    ctx: typer.Context,
+    number: Number,
+    business_type: Annotated[str, typer.Argument(help="The business type that is limited.")],
+    per_operation: Annotated[str | None, typer.Option(help="Amount of one operation.")] = None,
+    per_day: Annotated[str | None, typer.Option(help="Amount of one business day.")] = None,
+    per_day_count: Annotated[int | None, typer.Option(help="Operations of one day.")] = None,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Limit a business type on an account; without amounts the limit is lifted."""
+    change = op.SetLimit(
+        operation_id=new_operation_id(),
+        business_type=business_type,
+        per_operation_minor=_minor(ctx, number, per_operation),
+        per_day_amount_minor=_minor(ctx, number, per_day),
+        per_day_count=per_day_count,
+        reason=reason,
+    )
+    change_account(ctx, number, change, as_json=as_json)
+
+
+@accounts_app.command("inquiry")
+def inquiry(
+    ctx: typer.Context,
+    number: Number,
+    authority: Authority,
+    order: Order,
+    reason: Reason,
+    as_json: Json = False,
+) -> None:
+    """Write a court's or authority's inquiry into the register; it changes nothing else."""
+    change = op.RegisterInquiry(
+        operation_id=new_operation_id(),
+        authority=authority,
+        order_number=order,
+        reason=reason,
+    )
+    change_account(ctx, number, change, as_json=as_json)
+
+
+def _minor(ctx: typer.Context, number: str, text: str | None) -> int | None:
+    """Read an amount in the account's own currency."""
+    if text is None:
+        return None
+    with api(ctx) as client:
+        return minor_of(text, client.get(f"/v1/accounts/{number}")["currency"])
