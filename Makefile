@@ -4,12 +4,14 @@
 #   BUS=kafka   run over a real Kafka broker        make demo BUS=kafka
 #   PYTHON=…    the Python that makes .venv         make setup PYTHON=python3.12
 
-BUS  ?= $(or $(DAYBOOK_BUS),log)
+ifndef BUS
+BUS := $(or $(DAYBOOK_BUS),log)
+endif
 ARGS ?=
 KAFKA_PORT ?= 9092
 BIN  := .venv/bin
 # DAYBOOK_BUS and DAYBOOK_KAFKA_BOOTSTRAP are read by infra/settings.py.
-demo serve: export DAYBOOK_BUS = $(BUS)
+demo serve: export DAYBOOK_BUS := $(BUS)
 ifeq ($(BUS),kafka)
 demo serve: export DAYBOOK_KAFKA_BOOTSTRAP ?= 127.0.0.1:$(KAFKA_PORT)
 BROKER := kafka
