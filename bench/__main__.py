@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import http_batch, http_mixes, http_single, write_path
+from bench import audit, books, history, http_batch, http_mixes, http_single, visible, write_path
 from bench.machine import machine_description
 from bench.place import Place, Run
 from bench.scale import FULL, QUICK
@@ -24,6 +24,11 @@ BENCHMARKS: dict[str, Callable[[Run], None]] = {
     "http": http_single.run,
     "http-batch": http_batch.run,
     "http-mixes": http_mixes.run,
+    "books": books.run_on_log,
+    "books-kafka": books.run_on_kafka,
+    "visible": visible.run,
+    "audit": audit.run,
+    "import": history.run,
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -52,11 +57,12 @@ def main(
         machine = machine_description(place.url, place.folder)
         _print_machine(console, machine)
         for name in names:
-            before = set(sheet.sections)
+            before = sheet.sizes()
             console.print(f"[dim]{name} …[/dim]")
             BENCHMARKS[name](Run(place, scale, sheet))
-            for title in [title for title in sheet.sections if title not in before]:
-                sheet.print(console, title)
+            for title, size in sheet.sizes().items():
+                if size != before.get(title):
+                    sheet.print(console, title)
     sheet.print_aims(console)
     elapsed_s = time.monotonic() - started
     path = json_file or folder / f"{scale.name}.json"

@@ -29,7 +29,7 @@ BOOKED_AT = "2026-01-01T08:00:00.000000Z"
 async def answer_without_engine(api: Api, call: Call) -> Reply:
     """Parse one operation and answer as if it had been booked."""
     call.media_type(JSON_TYPES)
-    raw = await call.body(api.limits.body_bytes_max)
+    raw = await call.body(api.limits)
     started = time.perf_counter()
     submission = api.parser.operation(raw, call.operation_id, book_of(api, call), call.principal)
     answer = _pretended(submission)

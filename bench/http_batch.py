@@ -1,18 +1,22 @@
-"""Batches over HTTP: JSON arrays and NDJSON of 100, 1,000 and 8,000 operations, one caller."""
+"""Batches over HTTP: JSON arrays and NDJSON of 100, 1,000 and 8,000 operations.
+
+Two callers, so that one batch is parsed while the other is booked; beside them the engine in
+process.
+"""
 
 from __future__ import annotations
 
-import time
+from contextlib import ExitStack
 
 from bench.documents import Documents, batches
+from bench.in_process import engine_s
 from bench.load import Plan, post_load
-from bench.place import BOOK, PRINCIPAL, Run, check_booked, engine_on, parser
+from bench.place import BOOK, Run, engine_on, parser
 from bench.processes import api_server
 from bench.scale import HTTP_BATCH_SIZES
-from ledger.engine import Engine
-from ledger.job import Job
 
-BATCH = "HTTP batches (two-leg transfers), one caller"
+BATCH = "HTTP batches (two-leg transfers), two callers"
+CALLERS = 2
 PATH = "/v1/operations:batch"
 RATE, P50, IN_PROCESS, RATIO = "operations/s", "p50 ms", "engine in process/s", "ratio to engine"
 FORMATS = {"NDJSON": "application/x-ndjson", "JSON array": "application/json"}
@@ -23,19 +27,25 @@ def run(run: Run) -> None:
     place, scale = run.place, run.scale
     with (
         api_server(place.database("http_batch"), place.folder) as (url, _),
-        engine_on(place.database("engine_batch")) as engine,
+        ExitStack() as stack,
     ):
+        engines = {
+            size: stack.enter_context(engine_on(place.database("engine"), batch_size_max=size))
+            for size in HTTP_BATCH_SIZES
+        }
         for number in range(scale.rounds):
             documents = Documents(seed=2_000 + number)
             for size in HTTP_BATCH_SIZES:
                 count = scale.http_batch_operations[size]
-                engine_rate = count / _engine_s(engine, documents.transfers(count), size)
+                engine_rate = count / engine_s(
+                    engines[size], parser(), documents.transfers(count), size
+                )
                 for name, content_type in FORMATS.items():
                     bodies = [
                         _body(part, content_type)
                         for part in batches(documents.transfers(count), size)
                     ]
-                    plan = Plan(url, PATH, place.key, BOOK, 1, content_type, bodies)
+                    plan = Plan(url, PATH, place.key, BOOK, CALLERS, content_type, bodies)
                     report = post_load(plan, expected=(200,))
                     rate = count / report.elapsed_s
                     run.sheet.add(
@@ -54,12 +64,3 @@ def _body(documents: list[bytes], content_type: str) -> bytes:
     if content_type == FORMATS["NDJSON"]:
         return b"\n".join(documents) + b"\n"
     return b"[" + b",".join(documents) + b"]"
-
-
-def _engine_s(engine: Engine, documents: list[bytes], size: int) -> float:
-    reads = parser()
-    started = time.perf_counter()
-    for part in batches(documents, size):
-        submissions = tuple(reads.operation(raw, None, BOOK, PRINCIPAL) for raw in part)
-        check_booked(engine.post(Job(book_id=BOOK, submissions=submissions)))
-    return time.perf_counter() - started

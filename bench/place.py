@@ -10,6 +10,8 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,18 +21,22 @@ from typing import Any, Self
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from bench.documents import CURRENCY, FUNDING_MINOR, account_number, batches
 from bench.scale import ACCOUNTS, Scale
 from bench.sheet import Sheet
+from consumers.loop import ConsumerSettings, run_consumer
 from infra.first_start import open_book_with_rules
 from infra.postgres import embedded_postgres, migrate
 from ledger.api_parse import Parser
 from ledger.business_types import load_business_types
-from ledger.engine import Engine
+from ledger.engine import Engine, EngineSettings
 from ledger.job import Job
 from ledger.operation import OPERATION_BYTES_MAX, Answer, Result, Submission
 from ledger.principals import SCOPES, Principal, create_key
+from projections.positions import select_head, select_visible
+from projections.tables import connect_to
 
 BOOK = "main"
 PRINCIPAL = Principal("bench", frozenset(SCOPES))
@@ -38,6 +44,7 @@ OPEN_DATE = dt.date(2026, 1, 1)
 SUBJECT = "2001.01"
 TEMPLATE = "bench_template"
 SETUP_BATCH = 1_000
+CATCH_UP_S = 120.0
 
 
 class Place:
@@ -47,6 +54,7 @@ class Place:
         self.folder = Path(tempfile.mkdtemp(prefix="bench-", dir=_made(folder)))
         self._server = embedded_postgres(self.folder / "postgres")
         self._names = 0
+        self._caught_up = ""
         self.key = ""
 
     def __enter__(self) -> Self:
@@ -71,6 +79,14 @@ class Place:
     def database(self, purpose: str) -> str:
         """Return the URL of a fresh copy of the template."""
         return self._create(purpose, TEMPLATE)
+
+    def caught_up_database(self, purpose: str) -> str:
+        """Return the URL of a copy whose books have followed the log to its end."""
+        if not self._caught_up:
+            url = self._create("caught_up", TEMPLATE)
+            catch_up(url)
+            self._caught_up = str(conninfo_to_dict(url)["dbname"])
+        return self._create(purpose, self._caught_up)
 
     def bare_database(self, purpose: str) -> str:
         """Return the URL of an empty database, for what others do."""
@@ -114,13 +130,35 @@ class Run:
 
 
 @contextmanager
-def engine_on(url: str) -> Iterator[Engine]:
+def engine_on(url: str, batch_size_max: int = 8_000) -> Iterator[Engine]:
     """A started engine of the product on a database."""
-    engine = Engine(lambda: psycopg.connect(url, autocommit=True), load_business_types()).start()
+    engine = Engine(
+        lambda: psycopg.connect(url, autocommit=True),
+        load_business_types(),
+        EngineSettings(batch_size_max=batch_size_max),
+    ).start()
     try:
         yield engine
     finally:
         engine.stop()
+
+
+def catch_up(url: str) -> None:
+    """Let a consumer of the product post everything that the log holds."""
+    stop = threading.Event()
+    consumer = threading.Thread(
+        target=run_consumer, args=(ConsumerSettings(database_url=url), stop), daemon=True
+    )
+    with connect_to(url) as watcher:
+        head = select_head(watcher)
+        consumer.start()
+        deadline = time.monotonic() + CATCH_UP_S
+        while select_visible(watcher) < head:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the books did not follow the log")
+            time.sleep(0.05)
+    stop.set()
+    consumer.join()
 
 
 def parser() -> Parser:

@@ -25,6 +25,7 @@ class Scale:
     drain_operations: int
     visible_probes: int
     durable_commits: int
+    import_rows: int
 
 
 QUICK = Scale(
@@ -40,6 +41,7 @@ QUICK = Scale(
     drain_operations=8_000,
     visible_probes=40,
     durable_commits=100,
+    import_rows=6_000,
 )
 FULL = Scale(
     name="full",
@@ -54,4 +56,5 @@ FULL = Scale(
     drain_operations=50_000,
     visible_probes=300,
     durable_commits=500,
+    import_rows=0,
 )

@@ -86,6 +86,10 @@ class Sheet:
         """Return the latest run of a figure, for a ratio within this round."""
         return self.sections[section].runs[subject][column][-1]
 
+    def sizes(self) -> dict[str, int]:
+        """Return how many subjects each section has, to see which ones have grown."""
+        return {title: len(section.runs) for title, section in self.sections.items()}
+
     def document(self) -> dict[str, Any]:
         """Return everything for the JSON file."""
         return {

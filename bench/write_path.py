@@ -7,6 +7,8 @@ wrote, the textbook transaction with 1, 8 and 32 connections, aggregates of `eve
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -14,14 +16,13 @@ import psycopg
 
 from bench.aggregates import open_bank, transfers_s
 from bench.copy_ceiling import copy_commits, last_id, select_commits
-from bench.documents import Documents, batches
-from bench.place import BOOK, PRINCIPAL, Run, check_booked, engine_on, parser
+from bench.documents import Documents
+from bench.in_process import engine_s
+from bench.place import Run, engine_on, parser
 from bench.scale import ACCOUNTS, BATCH_SIZES
 from bench.sheet import Aim
 from bench.textbook import make_textbook, textbook_rate
-from ledger.api_parse import Parser
-from ledger.engine import Engine, Ticket
-from ledger.job import Job
+from ledger.engine import Engine
 
 ENGINE = "Engine in process, 10,000 accounts"
 OTHERS = "What people do without us (transfers)"
@@ -33,24 +34,30 @@ ROWS = "COPY rows/s"
 WORKLOADS = ("single-leg", "two-leg transfer")
 
 
+@dataclass
+class Pair:
+    """An engine and the COPY of its rows, for one batch size; equal databases at every turn."""
+
+    size: int
+    engine: Engine
+    reader: psycopg.Connection[Any]
+    copier: psycopg.Connection[Any]
+
+
 def run(run: Run) -> None:
     """Measure the write path; every figure is taken once a round."""
     place, scale = run.place, run.scale
-    engine_url, copy_url = place.database("engine"), place.database("copy")
     textbook_url = place.bare_database("textbook")
     script = make_textbook(textbook_url, place.folder)
     bank = open_bank(place.bare_database("aggregates"))
     accounts = bank.open_accounts(ACCOUNTS)
-    with (
-        engine_on(engine_url) as engine,
-        psycopg.connect(engine_url, autocommit=True) as reader,
-        psycopg.connect(copy_url, autocommit=True) as copier,
-    ):
+    with ExitStack() as stack:
+        pairs = [_open_pair(run, size, stack) for size in BATCH_SIZES]
         for number in range(scale.rounds):
             documents = Documents(seed=number)
             for workload in WORKLOADS:
-                for size in BATCH_SIZES:
-                    _engine_beside_copy(run, engine, reader, copier, documents, workload, size)
+                for pair in pairs:
+                    _engine_beside_copy(run, pair, documents, workload)
             _commit_alone(run, textbook_url)
             for connections in (1, 8, 32):
                 rate = textbook_rate(
@@ -65,19 +72,22 @@ def run(run: Run) -> None:
     _aims_and_notes(run)
 
 
-def _engine_beside_copy(
-    run: Run,
-    engine: Engine,
-    reader: psycopg.Connection[Any],
-    copier: psycopg.Connection[Any],
-    documents: Documents,
-    workload: str,
-    size: int,
-) -> None:
+def _open_pair(run: Run, size: int, stack: ExitStack) -> Pair:
+    engine_url, copy_url = run.place.database("engine"), run.place.database("copy")
+    return Pair(
+        size,
+        stack.enter_context(engine_on(engine_url, batch_size_max=size)),
+        stack.enter_context(psycopg.connect(engine_url, autocommit=True)),
+        stack.enter_context(psycopg.connect(copy_url, autocommit=True)),
+    )
+
+
+def _engine_beside_copy(run: Run, pair: Pair, documents: Documents, workload: str) -> None:
+    reader, copier, size = pair.reader, pair.copier, pair.size
     count = run.scale.operations_by_batch_size[size]
     make = documents.recharges if workload == WORKLOADS[0] else documents.transfers
     after = last_id(reader)
-    seconds = engine_s(engine, parser(), make(count), size)
+    seconds = engine_s(pair.engine, parser(), make(count), size)
     commits = select_commits(reader, after)
     copy_s = copy_commits(copier, commits)
     if last_id(copier) != last_id(reader):
@@ -93,23 +103,6 @@ def _engine_beside_copy(
             ROWS: sum(commit.rows for commit in commits) / copy_s,
         },
     )
-
-
-def engine_s(engine: Engine, reads: Parser, documents: list[bytes], size: int) -> float:
-    """Parse and post documents as jobs of a size; return the seconds that took.
-
-    One job is in flight, so that a batch is exactly a job; the next is parsed meanwhile.
-    """
-    ticket: Ticket | None = None
-    started = time.perf_counter()
-    for part in batches(documents, size):
-        submissions = tuple(reads.operation(raw, None, BOOK, PRINCIPAL) for raw in part)
-        if ticket is not None:
-            check_booked(ticket.results())
-        ticket = engine.submit(Job(book_id=BOOK, submissions=submissions))
-    if ticket is not None:
-        check_booked(ticket.results())
-    return time.perf_counter() - started
 
 
 def _commit_alone(run: Run, url: str) -> None:
@@ -137,7 +130,7 @@ def _aims_and_notes(run: Run) -> None:
         sheet.aim(Aim(f"engine, {subject}: ratio to COPY", ENGINE, subject, RATIO, at_least=0.3))
     sheet.note(
         ENGINE,
-        "From JSON bytes to committed answers, one job in flight; "
+        "From JSON bytes to committed answers, three jobs in flight (batch 1: one); "
         "COPY: the very rows that it wrote, packed beforehand, in the same commits.",
     )
     sheet.note(
