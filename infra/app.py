@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 import uvicorn
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from psycopg import Connection
+from psycopg_pool import ConnectionPool
 from starlette.exceptions import HTTPException
 
 from infra.connections import connect, connection_pool
@@ -21,12 +25,13 @@ from infra.first_start import open_book_with_rules
 from infra.postgres import embedded_postgres, migrate
 from infra.settings import Settings, load_settings
 from ledger.api_bridge import EngineBridge, StoreBridge
-from ledger.api_call import Limits
+from ledger.api_call import Call, Limits
 from ledger.api_docs import add_ledger_documents
 from ledger.api_gate import (
     Api,
     DaybookApp,
     admit_defect,
+    book_of,
     refuse_error,
     refuse_http,
     refuse_parameters,
@@ -38,6 +43,7 @@ from ledger.business_types import load_business_types
 from ledger.engine import Engine, EngineSettings
 from ledger.errors import LedgerError
 from ledger.principals import Keyring, select_principal
+from projections.api import add_books_documents, books_router
 
 TITLE = "Daybook"
 
@@ -59,6 +65,7 @@ def build_app(settings: Settings, database_url: str | None = None) -> DaybookApp
         async with AsyncExitStack() as stack:
             address = url if url is not None else await _share_embedded(settings, stack)
             app.api = await _open_api(settings, address, stack)
+            app.state.books = await _open_books_pool(settings, address, stack)
             yield
 
     app = DaybookApp(
@@ -70,12 +77,13 @@ def build_app(settings: Settings, database_url: str | None = None) -> DaybookApp
         redirect_slashes=False,
     )
     app.hot = HOT
-    app.document = add_ledger_documents
+    app.document = lambda document: add_books_documents(add_ledger_documents(document))
     app.add_exception_handler(LedgerError, refuse_error)
     app.add_exception_handler(HTTPException, refuse_http)
     app.add_exception_handler(RequestValidationError, refuse_parameters)
     app.add_exception_handler(Exception, admit_defect)
     add_ledger_routes(app)
+    app.include_router(books_router(connect=lend_books_connection, authorize=book_for))
     return app
 
 
@@ -85,6 +93,30 @@ async def _share_embedded(settings: Settings, stack: AsyncExitStack) -> str:
     stack.push_async_callback(asyncio.to_thread, server.stop)
     await asyncio.to_thread(migrate, server.url)
     return server.url
+
+
+async def _open_books_pool(
+    settings: Settings, url: str, stack: AsyncExitStack
+) -> ConnectionPool[Connection[Any]]:
+    """Open a pool of its own: reads that wait for the books never hold up the ledger's."""
+    pool = connection_pool(url, settings, "daybook-books")
+    pool.open()
+    stack.push_async_callback(asyncio.to_thread, pool.close)
+    return pool
+
+
+def lend_books_connection(request: Request) -> AbstractContextManager[Connection[Any]]:
+    """Lend a connection for one read of the books."""
+    pool: ConnectionPool[Connection[Any]] = request.app.state.books
+    return pool.connection()
+
+
+def book_for(request: Request, scope: str) -> str:
+    """Return the book a read of the books is about; the gate has found the principal."""
+    call = Call(request.scope, request.receive)
+    call.principal = request.state.principal
+    call.principal.require(scope)
+    return book_of(request.app.api, call)
 
 
 async def _open_api(settings: Settings, url: str, stack: AsyncExitStack) -> Api:

@@ -66,6 +66,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "operation_id_reused": (422, "The operation id is recorded with another body"),
     "internal_error": (500, "A defect of the server"),
     "log_corrupt": (500, "The log contradicts itself"),
+    "not_visible_yet": (503, "The books have not come so far yet"),
     "store_unavailable": (503, "The database cannot be reached"),
     "overloaded": (503, "Too many operations are waiting"),
     "engine_stopped": (503, "The server is draining"),

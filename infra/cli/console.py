@@ -46,7 +46,7 @@ def err() -> Console:
 
 def say(message: str) -> None:
     """Tell the person something that is not the answer."""
-    err().print(message, markup=False)
+    err().print(message, markup=False, soft_wrap=True)
 
 
 def show_json(value: Any) -> None:
@@ -90,12 +90,12 @@ def show_table(
 
 def show_pairs(pairs: Iterable[tuple[str, object]], *, title: str | None = None) -> None:
     """Print names and values below each other."""
-    table = Table(box=None, show_header=False, title=title, title_justify="left", pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in pairs:
-        table.add_row(name, Text("" if value is None else str(value)))
-    out().print(table)
+    if title:
+        out().print(title, style="italic")
+    items = [(name, "" if value is None else str(value)) for name, value in pairs]
+    width = max((len(name) for name, _ in items), default=0)
+    for name, value in items:
+        out().print(Text(name.ljust(width), style="bold").append(f"  {value}", style="not bold"))
 
 
 def money(amount_minor: int | None, currency: str) -> str:
