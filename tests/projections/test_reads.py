@@ -209,9 +209,7 @@ def test_gl_days_equal_the_sums_of_the_lines(database_url: str) -> None:
     consume_log(database_url, operations_max=2)
 
     with connect_to(database_url) as conn:
-        days = {
-            (day.subject, day.debit_minor, day.credit_minor) for day in select_gl_days(conn, BOOK)
-        }
+        found = select_gl_days(conn, BOOK)
         lines = conn.execute(
             "SELECT subject, coalesce(sum(amount_minor) FILTER (WHERE side = 'debit'), 0)::bigint, "
             "coalesce(sum(amount_minor) FILTER (WHERE side = 'credit'), 0)::bigint "
