@@ -170,3 +170,11 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the environment; a wrong value raises pydantic's ValidationError naming the setting."""
     return Settings()
+
+
+def with_overrides(settings: Settings, **overrides: object) -> Settings:
+    """Return the settings with other values on top; None means not given."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if not given:
+        return settings
+    return Settings(**{**settings.model_dump(exclude_unset=True), **given})

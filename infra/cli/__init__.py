@@ -32,12 +32,12 @@ from infra.cli import (
     standing,
 )
 from infra.cli.console import say
-from infra.cli.context import NoKey, with_overrides
+from infra.cli.context import NoKey
 from infra.cli.exit_codes import EXIT_CODES_HELP, ExitCode
 from infra.client import ApiRefused, ApiUnavailable
 from infra.postgres import PostgresUnavailable, SchemaRefused
 from infra.serve import ServeRefused
-from infra.settings import load_settings
+from infra.settings import load_settings, with_overrides
 from ledger.errors import LedgerError
 
 HELP = f"""Daybook: an event-sourced payment ledger whose books follow it.

@@ -29,14 +29,6 @@ def settings_in_use(ctx: typer.Context) -> Settings:
     return load_settings() if found is None else found
 
 
-def with_overrides(settings: Settings, **overrides: object) -> Settings:
-    """Return the settings with options that were given; None means not given."""
-    given = {name: value for name, value in overrides.items() if value is not None}
-    if not given:
-        return settings
-    return Settings(**{**settings.model_dump(exclude_unset=True), **given})
-
-
 def url_of(settings: Settings) -> str:
     """Return the API's address: named, else what the server of this home says, else default."""
     if settings.url is None:

@@ -6,7 +6,6 @@ identity holds and the audit passes.
 
 from __future__ import annotations
 
-import secrets
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from msgspec import convert
 
 from infra.cli.auditing import show_verdict
 from infra.cli.console import Bar, Json, out, progress_bar, say, show_json, show_pairs
-from infra.cli.context import database, settings_in_use, with_overrides
+from infra.cli.context import database, settings_in_use
 from infra.cli.exit_codes import ExitCode
 from infra.cli.serving import ParentPid
 from infra.cli.sheets import show_identity, show_trial_balance
@@ -27,8 +26,7 @@ from infra.demo.figures import Figures, Latency
 from infra.demo.payment_day import OPERATIONS, OPERATIONS_MIN, SEED, PaymentDay, payment_day
 from infra.demo.posting import AnswerDiffers
 from infra.demo.run import ADDED_RULE, run_day
-from infra.demo.system import System, SystemFailed, free_port, fresh_home, system
-from infra.settings import Settings
+from infra.demo.system import System, SystemFailed, fresh_home, own_settings, own_topics, system
 from infra.supervisor import end_with_parent
 from ledger.audit import Verdict
 
@@ -71,7 +69,7 @@ def demo_command(
     if parent_pid is not None:
         end_with_parent(parent_pid)
     given = settings_in_use(ctx)
-    settings = demo_settings(given, home=home or given.home / "demo", bus=bus, port=port)
+    settings = own_settings(given, home=home or given.home / "demo", bus=bus, port=port)
     fresh_home(settings.home)
     day = payment_day(operations, seed)
     say(
@@ -80,7 +78,7 @@ def demo_command(
     )
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with system(settings, open_date=day.business_date) as running:
+        with own_topics(settings), system(settings, open_date=day.business_date) as running:
             figures = _run(day, seed, running)
             _show(figures, running, as_json=as_json)
             if keep and sys.stdout.isatty():
@@ -94,25 +92,6 @@ def demo_command(
         raise typer.Exit(ExitCode.NO) from None
     if not figures.passed:
         raise typer.Exit(ExitCode.NO)
-
-
-def demo_settings(
-    settings: Settings, *, home: Path, bus: str | None = None, port: int | None = None
-) -> Settings:
-    """Return the settings of a demo: its own home, port and, on Kafka, topics and group.
-
-    A topic belongs to one log for good, so a fresh log needs fresh topics.
-    """
-    run = secrets.token_hex(4)
-    return with_overrides(
-        settings,
-        home=home,
-        port=port or free_port(),
-        bus=bus,
-        operations_topic=f"demo.{run}.ledger.operations",
-        results_topic=f"demo.{run}.accounting.results",
-        consumer_group=f"demo.{run}.vouchers",
-    )
 
 
 def _interrupt(_number: int, _frame: object) -> None:

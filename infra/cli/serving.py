@@ -18,14 +18,14 @@ from consumers.loop import ConsumerSettings, run_consumer
 from consumers.results import run_results
 from infra.app import build_app, uvicorn_config
 from infra.cli.console import Json, say, show_json
-from infra.cli.context import settings_in_use, with_overrides
+from infra.cli.context import settings_in_use
 from infra.cli.exit_codes import ExitCode
 from infra.first_start import Started
 from infra.logs import set_up_logs
 from infra.postgres import embedded_postgres, migrate
 from infra.relay import RelaySettings, run_relay
 from infra.serve import serve
-from infra.settings import Settings
+from infra.settings import Settings, with_overrides
 from infra.supervisor import end_with_parent
 
 PARENT = typer.Option(hidden=True)

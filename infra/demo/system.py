@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -18,8 +19,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kafka.errors import KafkaError
+
+from infra.kafka import delete_topics
 from infra.serve import ServeRefused, only_server_of, running_server, wait_until_ready
-from infra.settings import Settings
+from infra.settings import Settings, with_overrides
 from infra.supervisor import program
 
 MARK = "made-by-demo"
@@ -111,6 +115,37 @@ def variables(settings: Settings) -> dict[str, str]:
     """Return the environment that gives another process these settings."""
     values = settings.model_dump(mode="json", exclude_unset=True, exclude={"key", "url"})
     return {f"DAYBOOK_{name.upper()}": str(v) for name, v in values.items() if v is not None}
+
+
+def own_settings(
+    settings: Settings, *, home: Path, bus: str | None = None, port: int | None = None
+) -> Settings:
+    """Return settings for a system of its own: home, port and, on Kafka, topics and group.
+
+    A topic belongs to one log for good, so a fresh log needs fresh topics.
+    """
+    run = secrets.token_hex(4)
+    return with_overrides(
+        settings,
+        home=home,
+        port=port or free_port(),
+        bus=bus,
+        operations_topic=f"own.{run}.ledger.operations",
+        results_topic=f"own.{run}.accounting.results",
+        consumer_group=f"own.{run}.vouchers",
+    )
+
+
+@contextlib.contextmanager
+def own_topics(settings: Settings) -> Iterator[None]:
+    """Delete the system's own topics from the broker when the block ends."""
+    try:
+        yield
+    finally:
+        if settings.bus == "kafka":
+            topics = (settings.operations_topic, settings.results_topic)
+            with contextlib.suppress(KafkaError):
+                delete_topics(settings.kafka_bootstrap, topics)
 
 
 def fresh_home(home: Path) -> None:

@@ -7,12 +7,13 @@ loopback reaches it.
 from __future__ import annotations
 
 from infra.kafka.broker import BrokerUnavailable, KafkaBroker, free_port, prepare
-from infra.kafka.topics import TopicRefused, ensure_topics, wait_until_ready
+from infra.kafka.topics import TopicRefused, delete_topics, ensure_topics, wait_until_ready
 
 __all__ = [
     "BrokerUnavailable",
     "KafkaBroker",
     "TopicRefused",
+    "delete_topics",
     "ensure_topics",
     "free_port",
     "prepare",

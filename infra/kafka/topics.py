@@ -51,6 +51,14 @@ def ensure_topics(
             _refuse_other_shape(admin, topic, partitions, message_bytes_max)
 
 
+def delete_topics(bootstrap: str, topics: tuple[str, ...]) -> None:
+    """Delete those of the topics that exist, with all that is in them."""
+    with _admin(bootstrap) as admin:
+        found = sorted(set(topics) & set(admin.list_topics()))
+        if found:
+            admin.delete_topics(found)
+
+
 def wait_until_ready(bootstrap: str, *, patience_s: float) -> bool:
     """Whether a broker answered an administrator's question within the patience."""
     deadline = time.monotonic() + patience_s
