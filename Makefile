@@ -63,6 +63,6 @@ bench: setup ## Run the benchmarks and print ratios
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## Remove everything that was made here: .venv, .daybook, caches
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.kafka stop || true; fi
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.kafka remove || true; fi
 	@rm -rf .venv .daybook build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

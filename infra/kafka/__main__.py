@@ -1,7 +1,7 @@
-"""`python -m infra.kafka start|stop|fetch`: what `make kafka` runs.
+"""`python -m infra.kafka start|stop|remove|fetch`: what `make kafka` runs.
 
-Invariant: exit code 0 means that the broker answers (start), is gone (stop), or that everything it
-needs is on this machine (fetch).
+Invariant: exit code 0 means that the broker answers (start), is gone (stop, remove), or that
+everything it needs is on this machine (fetch).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from infra.settings import load_settings
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.kafka", description=__doc__)
-    parser.add_argument("command", choices=["start", "stop", "fetch"])
+    parser.add_argument("command", choices=list(COMMANDS))
     parser.add_argument("--port", type=int, default=9092, help="port on 127.0.0.1 (9092)")
     chosen = parser.parse_args(arguments)
     settings = load_settings()
@@ -39,6 +39,12 @@ def stop(broker: KafkaBroker) -> int:
     return 0
 
 
+def remove(broker: KafkaBroker) -> int:
+    """Stop it and delete its data; the jars stay."""
+    broker.remove()
+    return 0
+
+
 def fetch(broker: KafkaBroker) -> int:
     """Java first: the tests prefer it, as their broker lives and dies with them."""
     lacks = []
@@ -50,7 +56,7 @@ def fetch(broker: KafkaBroker) -> int:
     raise BrokerUnavailable("\n".join([HOW_TO_GET_ONE, *lacks]))
 
 
-COMMANDS = {"start": start, "stop": stop, "fetch": fetch}
+COMMANDS = {"start": start, "stop": stop, "remove": remove, "fetch": fetch}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -99,11 +99,18 @@ class KafkaBroker:
             _quiet("docker", "stop", "--time", str(STOP_TIMEOUT_S), running.handle)
         else:
             _stop_process(int(running.handle))
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
-        (self.folder / "broker.json").unlink(missing_ok=True)
+        self._reap()
         return True
+
+    def remove(self) -> bool:
+        """Stop the broker and delete its data, also what a container keeps of it."""
+        stopped = self.stop()
+        known = self._known()
+        if known is not None and known.engine == "docker":
+            _quiet("docker", "rm", "--force", "--volumes", known.handle)
+        shutil.rmtree(self.folder / "data", ignore_errors=True)
+        (self.folder / "broker.json").unlink(missing_ok=True)
+        return stopped
 
     def kill(self) -> None:
         """End a broker made of Java as a power cut would. For tests of faults."""
@@ -111,6 +118,7 @@ class KafkaBroker:
         if running is not None and running.engine == "java":
             os.kill(int(running.handle), signal.SIGKILL)
             _wait_for_end(int(running.handle), STOP_TIMEOUT_S)
+            self._reap()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -123,15 +131,26 @@ class KafkaBroker:
     ) -> None:
         self.stop()
 
-    def _running(self) -> Running | None:
+    def _reap(self) -> None:
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def _known(self) -> Running | None:
+        """What was started last, whether it runs or not."""
         try:
-            found = Running(**json.loads((self.folder / "broker.json").read_text()))
+            return Running(**json.loads((self.folder / "broker.json").read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
-        if found.engine == "docker":
-            state = _quiet("docker", "inspect", "--format", "{{.State.Running}}", found.handle)
-            return found if state.stdout.strip() == "true" else None
-        return found if _is_broker(int(found.handle), self.folder) else None
+
+    def _running(self) -> Running | None:
+        known = self._known()
+        if known is None:
+            return None
+        if known.engine == "docker":
+            state = _quiet("docker", "inspect", "--format", "{{.State.Running}}", known.handle)
+            return known if state.stdout.strip() == "true" else None
+        return known if _is_broker(int(known.handle), self.folder) else None
 
     def _start_somehow(self) -> Running:
         _refuse_taken(self.port)

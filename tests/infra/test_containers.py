@@ -76,8 +76,10 @@ def test_brokers_image_starts_carries_topics_and_keeps_them(kafka_image: str) ->
             ensure_topics(broker.bootstrap, 2)
         with broker.start():  # the container is found again, with its data
             ensure_topics(broker.bootstrap, 2)
+            assert broker.remove() is True
+        assert docker("inspect", f"daybook-kafka-{broker.port}").returncode != 0
     finally:
-        docker("rm", "--force", "--volumes", f"daybook-kafka-{broker.port}")
+        broker.remove()
         shutil.rmtree(folder, ignore_errors=True)
 
 

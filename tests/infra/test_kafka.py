@@ -79,3 +79,19 @@ def test_machine_without_any_engine_is_told_what_to_install(folder: Path) -> Non
 
 def test_stop_without_a_broker_says_so(folder: Path) -> None:
     assert KafkaBroker(folder, free_port()).stop() is False
+
+
+def test_removed_broker_leaves_no_data(kafka_broker: KafkaBroker, folder: Path) -> None:
+    broker = KafkaBroker(folder, free_port(), engines=("java",), jars=kafka_broker.jars).start()
+    ensure_topics(broker.bootstrap, 1)
+    assert broker.remove() is True
+    assert not (folder / "data").exists()
+    assert broker.remove() is False
+
+
+def test_killed_broker_starts_again_with_its_data(kafka_broker: KafkaBroker, folder: Path) -> None:
+    broker = KafkaBroker(folder, free_port(), engines=("java",), jars=kafka_broker.jars).start()
+    ensure_topics(broker.bootstrap, 3)
+    broker.kill()
+    with broker.start(), pytest.raises(TopicRefused, match="has 3 partitions"):
+        ensure_topics(broker.bootstrap, 4)
