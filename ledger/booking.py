@@ -133,7 +133,7 @@ class Booker:
         conn = self.connection()
         book_id = jobs[0].book_id
         sealed: Sealed | None = None
-        with conn.transaction(), conn.cursor() as cursor:
+        with self.log.locked(conn) as cursor:
             end = self._enter_in_tx(cursor, book_id)
             booked_at = self.now(end)
             loaded, decided = self._decide_in_tx(cursor, jobs, wanted, booked_at, None)
@@ -149,7 +149,7 @@ class Booker:
         return answers_of(jobs, decided, sealed)
 
     def _enter_in_tx(self, cursor: Cursor[Any], book_id: str) -> LogEnd:
-        end = self.log.lock_log_in_tx(cursor, book_id)
+        end = self.log.select_end_in_tx(cursor, book_id)
         self._heads.enter(end.seal)
         self.alone = self.tip is not None and self.tip.end.seal == end.seal
         return end
@@ -222,8 +222,8 @@ class Booker:
         nothing is known, and the caller forgets what was guessed and books again.
         """
         conn = self.connection()
-        with conn.transaction(), conn.cursor() as cursor:
-            end = self.log.lock_log_in_tx(cursor, jobs[0].book_id)
+        with self.log.locked(conn) as cursor:
+            end = self.log.select_end_in_tx(cursor, jobs[0].book_id)
             if end.seal != prepared.base:
                 raise Superseded
             self._write_in_tx(cursor, prepared.loaded, prepared.decided, prepared.sealed)

@@ -134,6 +134,7 @@ class HeadCache:
     def __init__(self, size_max: int = 200_000) -> None:
         self._heads: dict[tuple[str, str], tuple[Account, int]] = {}
         self._size_max = size_max
+        self._days: dict[str, tuple[str, str | None]] = {}
         self._seal = b""
         self._epoch = 0
 
@@ -142,11 +143,20 @@ class HeadCache:
         if seal != self._seal:
             self._seal = seal
             self._epoch += 1
+            self._days.clear()
 
     def committed(self, seal: bytes, touched: Iterable[Account]) -> None:
         """Keep the heads that our own commit wrote; its seal is now the last one."""
         self._seal = seal
         self.put_all(touched)
+
+    def day(self, book_id: str) -> tuple[str, str | None] | None:
+        """Return a book's open day and the day it is closed through, if proved current."""
+        return self._days.get(book_id)
+
+    def put_day(self, book_id: str, day: tuple[str, str | None]) -> None:
+        """Keep a book's days; `DayOpened` is a commit, so its seal ends them."""
+        self._days[book_id] = day
 
     def current(self, book_id: str, number: str) -> Account | None:
         """Return a head that is proved current, else None."""

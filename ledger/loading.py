@@ -78,16 +78,13 @@ def load_in_tx(
 
     Raises `UnknownName` for a book that was never opened.
     """
-    cursor.execute(SELECT_BOOK, (book_id,), prepare=True)
-    book = cursor.fetchone()
-    if book is None:
-        raise UnknownName(f"no book {book_id!r}", code="unknown_book")
+    open_date, closed_through = _days_in_tx(cursor, book_id, cache)
     accounts = current_accounts_in_tx(cursor, book_id, wanted.accounts, cache)
     originals = wanted.originals | _openers(accounts, wanted.hold_legs)
     return Loaded(
         book_id,
-        book[0],
-        book[1],
+        open_date,
+        closed_through,
         accounts,
         select_originals_in_tx(cursor, book_id, originals, types) if originals else {},
         select_records_in_tx(cursor, book_id, wanted.operation_ids),
@@ -97,6 +94,17 @@ def load_in_tx(
             if accounts[number] is not None and has_unvouchered_in_tx(cursor, book_id, number)
         ),
     )
+
+
+def _days_in_tx(cursor: Cursor[Any], book_id: str, cache: HeadCache) -> tuple[str, str | None]:
+    day = cache.day(book_id)
+    if day is None:
+        cursor.execute(SELECT_BOOK, (book_id,), prepare=True)
+        day = cursor.fetchone()
+        if day is None:
+            raise UnknownName(f"no book {book_id!r}", code="unknown_book")
+        cache.put_day(book_id, day)
+    return day
 
 
 def _openers(accounts: dict[str, Account | None], hold_legs: Iterable[tuple[str, str]]) -> set[str]:

@@ -10,10 +10,11 @@ no lock order to get wrong (infra/decisions.md says what was measured).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from psycopg import Cursor, sql
+from psycopg import Connection, Cursor, sql
 
 from ledger.codec import ZERO_SEAL, Row, Seal, copy_bytes, digest_of, seal_of, totals_text
 from ledger.errors import LogCorrupt
@@ -22,6 +23,7 @@ LOG_CHANNEL = "ledger_log"
 LOG_LOCK = 1_145_393_475
 
 LOCK_LOG = "SELECT pg_advisory_xact_lock(%s, hashtext(%s))"
+BEGIN_LOCKED = "BEGIN; SELECT pg_advisory_xact_lock({}, hashtext({}))"
 SELECT_LAST_SEAL = """
     SELECT last_id, seal, booked_at,
            (SELECT totals FROM {schema}.seals WHERE book_id = %s ORDER BY first_id DESC LIMIT 1)
@@ -69,11 +71,32 @@ class Log:
         self.select_last_seal = sql.SQL(SELECT_LAST_SEAL).format(**names)
         self.copy_events = sql.SQL(COPY_EVENTS).format(**names)
         self.insert_seal = sql.SQL(INSERT_SEAL).format(**names)
+        self.begin_locked = sql.SQL(BEGIN_LOCKED).format(sql.Literal(LOG_LOCK), sql.Literal(schema))
 
     def lock_log_in_tx(self, cursor: Cursor[Any], book_id: str) -> LogEnd:
         """Take the commit-order lock, then read the log's end in a statement of its own."""
         cursor.execute(LOCK_LOG, (LOG_LOCK, self.schema))
-        cursor.execute(self.select_last_seal, (book_id,))
+        return self.select_end_in_tx(cursor, book_id)
+
+    @contextmanager
+    def locked(self, conn: Connection[Any]) -> Iterator[Cursor[Any]]:
+        """Run a transaction that holds the commit-order lock; BEGIN and lock are one trip.
+
+        `conn` must be in autocommit. Read the end with `select_end_in_tx`.
+        """
+        with conn.cursor() as cursor:
+            try:
+                cursor.execute(self.begin_locked)
+                yield cursor
+                cursor.execute("COMMIT")
+            except BaseException:
+                if not conn.closed:
+                    conn.rollback()
+                raise
+
+    def select_end_in_tx(self, cursor: Cursor[Any], book_id: str) -> LogEnd:
+        """Read where the log ends. Needs the commit-order lock, taken in an earlier statement."""
+        cursor.execute(self.select_last_seal, (book_id,), prepare=True)
         row = cursor.fetchone()
         if row is None:
             return LogEnd(0, ZERO_SEAL, "", {})
@@ -99,7 +122,7 @@ class Log:
         """Write sealed rows. Needs the commit-order lock, and the end they were sealed after."""
         with cursor.copy(self.copy_events) as copy:
             copy.write(sealed.data)
-        cursor.execute(self.insert_seal, (*sealed.seal, LOG_CHANNEL))
+        cursor.execute(self.insert_seal, (*sealed.seal, LOG_CHANNEL), prepare=True)
 
 
 def seal_rows(
