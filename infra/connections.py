@@ -14,7 +14,7 @@ from psycopg_pool import ConnectionPool
 from infra.settings import Settings
 
 CONNECT_TIMEOUT_S = 5
-POOL_WAIT_S = 5.0
+POOL_WAIT_S = 2.0  # also how long the pool tries before it waits to be asked again
 SILENCE_S = 20  # data that nobody acknowledges, a peer that is gone
 
 
@@ -50,6 +50,7 @@ def connection_pool(
         min_size=1,
         max_size=settings.pool_size_max,
         timeout=POOL_WAIT_S,
+        reconnect_timeout=POOL_WAIT_S,
         check=ConnectionPool.check_connection,
         open=False,
         name=application_name,

@@ -20,9 +20,11 @@ import pytest
 import uvicorn
 
 from infra.app import build_app, uvicorn_config
+from infra.postgres import EmbeddedPostgres
 from infra.settings import Settings
 from ledger.books import open_book
 from ledger.principals import SCOPES, create_key, ensure_local_key
+from tests.fix_postgres import fresh_database
 from tests.waiting import wait_until
 
 DAY = dt.date(2026, 1, 31)
@@ -206,6 +208,20 @@ def _is_ready(url: str) -> bool:
 def api(database_url: str, tmp_path: Path) -> Iterator[ApiCaller]:
     """The application over a fresh database with the book `main`, open on 2026-01-31."""
     with api_over(database_url, tmp_path) as caller:
+        yield caller
+
+
+@pytest.fixture(scope="module")
+def shared_api(
+    postgres_server: EmbeddedPostgres,
+    template_database: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ApiCaller]:
+    """One application for all cases of a page that keep out of each other's way."""
+    with (
+        fresh_database(postgres_server, template_database) as url,
+        api_over(url, tmp_path_factory.mktemp("home")) as caller,
+    ):
         yield caller
 
 

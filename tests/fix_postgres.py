@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import tempfile
@@ -47,12 +48,19 @@ def template_database(postgres_server: EmbeddedPostgres) -> str:
 @pytest.fixture
 def database_url(postgres_server: EmbeddedPostgres, template_database: str) -> Iterator[str]:
     """A migrated database of this test's own."""
+    with fresh_database(postgres_server, template_database) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def fresh_database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
+    """Copy the template, for as long as the block runs."""
     name = f"test_{next(_numbers)}"
-    _administer(postgres_server, f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
-        yield postgres_server.url_of(name)
+        yield server.url_of(name)
     finally:
-        _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+        _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
