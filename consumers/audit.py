@@ -102,6 +102,7 @@ class Books:
 
     def __init__(self) -> None:
         self.late_results = 0
+        self._told = 0
         self._rulesets = PublishedRulesets()
         self._latest: dict[str, Ruleset] = {}
         self._sums = Sums()
@@ -154,7 +155,7 @@ class Books:
         standing.check_positions(self._conn, fold.last_id)
         self._compare_stretch(LAST)
         self._compare_late()
-        standing.check_no_stray_status(self._conn)
+        standing.check_no_stray_status(self._conn, self._told)
         self._sums.compare(self._conn)
         standing.check_identity(fold.totals, self._sums.totals, self._unposted.unseen)
         standing.check_controlled(
@@ -369,9 +370,12 @@ class Books:
         self._compare_statuses(self._outcomes)
 
     def _compare_statuses(self, outcomes: Iterable[Outcome]) -> None:
-        self.late_results += standing.compare_statuses(
-            self._conn, outcomes, results_travel=self._standing.results_travel
+        told = list(outcomes)
+        late = standing.compare_statuses(
+            self._conn, told, results_travel=self._standing.results_travel
         )
+        self.late_results += late
+        self._told += len(told)
 
 
 def _settled_by(

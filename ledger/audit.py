@@ -87,7 +87,8 @@ class Reader(Protocol):
 
 def digest(conn: Connection[Any]) -> Digest:
     """Return the end of the log, to be kept outside the database (`Digest.line`)."""
-    return chain.select_digest(conn)
+    with conn.transaction():
+        return chain.select_digest(conn)
 
 
 def verify(

@@ -88,9 +88,13 @@ def read_commits(
     last = Seal(0, 0, "", "", "", b"", ZERO_SEAL)
     with ThreadPoolExecutor(1, thread_name_prefix="audit") as reader:
         rows = _Rows(conn, reader)
-        for seal in _seals(conn):
+        for seal, following in _with_following(_seals(conn)):
+            if seal.first_id > last.last_id + 1 and rows.next_position() is None:
+                key = {"first_id": seal.first_id}  # it seals rows that are not there
+                differ(SEALED, "ledger.seals", key, ROW, None, seal.first_id)
             _check_link(seal, last)
-            found = rows.take(seal.last_id - seal.first_id + 1)
+            beyond = seal.last_id + 1 if following is None else following.first_id
+            found = rows.take(min(beyond, seal.last_id + 1) - seal.first_id)
             _check_sealed(seal, found, last)
             if digest is not None and seal.first_id <= digest.last_id <= seal.last_id:
                 _check_anchor(seal, digest)
@@ -98,6 +102,8 @@ def read_commits(
             yield Commit(seal, found)
         extra = rows.next_position()
     if extra is not None:
+        if extra == last.last_id + 1:
+            differ(SEALED, "ledger.seals", {"first_id": extra}, ROW, "a seal", None)
         differ(SEALED, "ledger.stored_events", {"notification_id": extra}, ROW, None, extra)
     if digest is not None and digest.last_id > last.last_id:
         # Rows and seals were taken away together: inside the database nothing is missing.
@@ -114,6 +120,15 @@ def _seals(conn: Connection[Any]) -> Iterator[Seal]:
         if len(seals) < SEALS_PER_READ:
             return
         after = seals[-1][0]
+
+
+def _with_following(seals: Iterator[Seal]) -> Iterator[tuple[Seal, Seal | None]]:
+    """Pair each seal with the next one, so that it can be seen which of two overlaps."""
+    seal = next(seals, None)
+    while seal is not None:
+        following = next(seals, None)
+        yield seal, following
+        seal = following
 
 
 def _check_link(seal: Seal, last: Seal) -> None:
@@ -143,8 +158,6 @@ def _check_sealed(seal: Seal, rows: list[StoredRow], last: Seal) -> None:
             differ(DIGESTED, "ledger.stored_events", key, "digest", recomputed, digest)
         digests.append(digest)
         position += 1
-    if position <= seal.last_id:
-        _missing(position, None)
     again = seal_of(
         previous=last.seal,
         first_id=seal.first_id,
@@ -153,8 +166,12 @@ def _check_sealed(seal: Seal, rows: list[StoredRow], last: Seal) -> None:
         totals=seal.totals,
         digests=digests,
     )
+    key = {"first_id": seal.first_id}
+    if position <= seal.last_id:
+        if again.seal == seal.seal:  # the rows it was made of are there: it claims too many
+            differ(SEALED, "ledger.seals", key, "last_id", again.last_id, seal.last_id)
+        _missing(position, None)
     if again.seal != seal.seal:
-        key = {"first_id": seal.first_id}
         differ(SEALED, "ledger.seals", key, "seal", again.seal, seal.seal)
 
 

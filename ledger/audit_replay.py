@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -62,20 +63,22 @@ def replay(
     included = _until(at, at_version, at_date)
     account: Account | None = None
     events: list[ReplayedEvent] = []
-    for position, event in _read_stream(conn, account_stream(book_id, number)):
-        if not included(event):
-            break
-        account = evolve(account, event)
-        events.append(
-            ReplayedEvent(
-                position,
-                event.version,
-                type(event).__name__,
-                account.balance_minor,
-                account.available_minor,
-                event,
+    stream = account_stream(book_id, number)
+    with conn.transaction(), closing(_read_stream(conn, stream)) as read:
+        for position, event in read:
+            if not included(event):
+                break
+            account = evolve(account, event)
+            events.append(
+                ReplayedEvent(
+                    position,
+                    event.version,
+                    type(event).__name__,
+                    account.balance_minor,
+                    account.available_minor,
+                    event,
+                )
             )
-        )
     if account is None:
         raise NotFound(f"no account {number!r} in book {book_id!r} by then")
     return Replay(account, tuple(events))
@@ -100,10 +103,12 @@ def _until(
     return lambda _: True
 
 
-def _read_stream(conn: Connection[Any], stream: bytes) -> Iterator[tuple[int, ev.AccountEvent]]:
+def _read_stream(
+    conn: Connection[Any], stream: bytes
+) -> Generator[tuple[int, ev.AccountEvent], None, None]:
     """Yield an account's events in order, each proved by its digest, versions without gaps."""
     expected = 1
-    with conn.transaction(), conn.cursor(name="replay") as cursor:
+    with conn.cursor(name="replay") as cursor:
         cursor.itersize = ROWS_PER_READ
         cursor.execute(SELECT_STREAM, (uuid.UUID(bytes=stream),), binary=True)
         for position, version, topic, state, digest in cursor:

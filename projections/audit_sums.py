@@ -130,13 +130,13 @@ def _compare(
         have = _summed(columns, parts)
         if have == want or (_is_nothing(want) and _is_nothing(have)):
             continue
-        lane = (parts[0][keys],) if len(parts) == 1 else (None,)
-        names = (*columns[:keys], "lane", *columns[keys + 1 :])
+        lane = (parts[0][keys],) if len(parts) == 1 else ()
+        names = columns[: keys + len(lane)] + columns[keys + 1 :]
         compare_row(
             check,
             table,
             names,
-            keys + 1,
+            keys + len(lane),
             None if want is None else (*key, *lane, *want),
             None if have is None else (*key, *lane, *have),
         )

@@ -1,0 +1,1 @@
+"""Tests of the audit: every column of every audited table, on real books."""

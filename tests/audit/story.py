@@ -1,0 +1,163 @@
+"""A small payment day that leaves a row in every audited table, made by the real parts.
+
+Operations are vouchered at once, parked and repaired, overridden, still parked, waiting,
+woken and declared non-posting; accounts carry holds, freezes and limits; a day was opened;
+an inflow went to suspense; a message was set aside.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import psycopg
+
+from accounting.decisions import GivenLine
+from accounting.ruleset import Ruleset
+from accounting.ruleset_files import shipped_ruleset
+from infra.decision_log import decision_log
+from ledger import operation as op
+from ledger.events import OrderNumbers
+from tests.consumers.caught_up import consume_log
+from tests.ledger import builders as b
+from tests.ledger.booking import Ledger, running_ledger
+
+NO_RULE = "guarantee"  # parked for good
+REPAIRED = "payment"
+OVERRIDDEN = "interest"
+LATER_DAY = "2026-02-02"
+
+
+def tell(database_url: str) -> None:
+    """Write the story into a migrated database and let the books catch up."""
+    with running_ledger(database_url) as ledger:
+        publish(database_url, without(shipped_ruleset(), NO_RULE, REPAIRED, OVERRIDDEN))
+        open_accounts(ledger)
+        first_day(ledger)
+        consume_log(database_url)
+        repair(database_url)
+        consume_log(database_url)
+        ledger.open_day(LATER_DAY)
+        second_day(ledger)
+        consume_log(database_url)
+
+
+def without(ruleset: Ruleset, *business_types: str) -> Ruleset:
+    """A ruleset that lacks the rules of some business types."""
+    kept = [rule for rule in ruleset.rules if rule.business_type not in business_types]
+    return Ruleset(f"{ruleset.version}-cut", ruleset.chart, kept)
+
+
+def publish(database_url: str, ruleset: Ruleset) -> None:
+    """Publish a ruleset for the tests' book."""
+    with decision_log(database_url) as decisions:
+        decisions.publish_ruleset(
+            b.BOOK,
+            ruleset.to_document(),
+            ruleset_hash=ruleset.hash,
+            label=ruleset.version,
+            maker="alice",
+        )
+
+
+def open_accounts(ledger: Ledger) -> None:
+    """Customers, a merchant, the bank, and some whose standing changes."""
+    ledger.open("C-1", "C-2", "C-3", "LOST", "FROZEN", "STOPPED", "GONE")
+    ledger.open("CHILD", parent="C-1")
+    ledger.open("CREDIT", credit_limit_minor=50_000)
+    ledger.open("M-1", type="merchant", subject="2002.01")
+    ledger.open("BANK", type="bank", subject="1002.01.02", normal_side="debit")
+    why = {"reason": "case 7", "authority": "court", "order_number": "2026-7"}
+    ledger.post(
+        b.command("LOST", op.ReportLoss(reason="phoned")),
+        b.command("FROZEN", op.FreezeAccount(freeze_id="whole", **why)),
+        b.command(
+            "STOPPED",
+            op.SetPaymentStatus(
+                payment_status="partial_stop", partial_types=("fee",), partial_amount_minor=100
+            ),
+        ),
+        b.command("C-1", op.SetReserve(reserve_minor=5)),
+        b.command("C-1", op.RegisterInquiry(**why)),
+        b.command(
+            "C-2",
+            op.SetLimit(
+                business_type="transfer",
+                per_operation_minor=5_000,
+                per_day_amount_minor=9_000,
+                per_day_count=9,
+            ),
+        ),
+        b.command("GONE", op.CloseAccount(reason="moved away")),
+        b.command("NOBODY", op.ReportLoss()),
+    )
+
+
+def first_day(ledger: Ledger) -> None:
+    """Recharges, transfers, holds, freezes, a payment without a rule and its refund."""
+    orders = OrderNumbers(trade="T-1", payment="P-1", channel=("X-1", "X-2"))
+    fee = {"amounts": {"fee": 60}}
+    ledger.post(
+        b.post("recharge", b.credit("C-1", 100_000), operation_id="r1", orders=orders, **fee),
+        b.post("recharge", b.credit("C-2", 50_000), operation_id="r2", description="second"),
+        b.post("recharge", b.credit("GONE", 700), operation_id="r3"),
+        b.post("transfer", b.debit("C-2", 1_000), b.credit("C-3", 1_000), operation_id="t1"),
+        b.post("transfer", b.debit("C-3", 9_000_000), b.credit("C-1", 9_000_000)),
+        b.post("hold", b.hold("C-1", 3_000, "h1"), operation_id="h1"),
+        b.post("hold", b.hold("C-1", 500, "h2", expires_at="2999-01-01T00:00:00Z")),
+        b.post("freeze", b.freeze("C-2", 2_000, "f1"), operation_id="f1"),
+        b.post("payment", b.debit("C-1", 9_700), b.credit("M-1", 9_700), operation_id="p1"),
+        b.post(
+            "refund",
+            b.debit("M-1", 700),
+            b.credit("C-1", 700),
+            operation_id="p1-refund",
+            original_operation_id="p1",
+        ),
+        b.post("interest", b.credit("C-3", 11), operation_id="i1"),
+        b.post("guarantee", b.credit("C-3", 22), operation_id="g1"),
+        b.post(
+            "refund",
+            b.debit("C-3", 2),
+            operation_id="g1-refund",
+            original_operation_id="g1",
+        ),
+    )
+    ledger.post(b.post("payment_capture", b.capture("C-1", 1_000, "h1"), b.credit("M-1", 1_000)))
+
+
+def repair(database_url: str) -> None:
+    """Publish what was missing, order a retry, give lines for one, set a message aside."""
+    publish(database_url, without(shipped_ruleset(), NO_RULE))
+    with decision_log(database_url) as decisions:
+        decisions.request_repair(b.BOOK, ["p1"], maker="alice", note="rule added")
+        override = decisions.propose_override(
+            b.BOOK,
+            "i1",
+            [
+                GivenLine("debit", "6001.01", "CNY", 11),
+                GivenLine("credit", "2001.01", "CNY", 11, "C-3"),
+            ],
+            accounting_date=b.DAY,
+            maker="alice",
+        )
+        decisions.approve_override(override, checker="bob")
+        decisions.set_aside("log", 0, 3, b"not a message", reason="unreadable", maker="alice")
+
+
+def second_day(ledger: Ledger) -> None:
+    """A few more movements on the next day, so that days roll."""
+    ledger.post(
+        b.post("transfer", b.debit("C-2", 300), b.credit("C-3", 300), value_date="2026-01-30"),
+        b.post("release", b.release("C-1", 500, "h1"), operation_id="h1-release"),
+        b.post("recharge", b.credit("C-1", 1, currency="CNY"), b.debit("BANK", 1)),
+    )
+
+
+def today() -> dt.date:
+    """The story's last open day."""
+    return dt.date.fromisoformat(LATER_DAY)
+
+
+def connect(database_url: str) -> psycopg.Connection:
+    """Open a connection for the audit."""
+    return psycopg.connect(database_url)
