@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from kafka import KafkaProducer
 
 from accounting.ruleset import Ruleset
 from accounting.ruleset_files import shipped_ruleset
-from consumers.results import results_producer, send_outbox
+from consumers.results import results_producer, run_results, send_outbox
 from infra.relay import republish
 from ledger.events import OrderNumbers
 from projections.positions import select_lanes
@@ -22,6 +24,7 @@ from tests.consumers.caught_up import (
     relay_all,
 )
 from tests.consumers.written_log import CUSTOMER, MERCHANT, WrittenLog, leg
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kafka
 
@@ -208,11 +211,6 @@ def test_results_travel_back_through_the_outbox(
 
 def results_applied(database_url: str, bootstrap: str, topic: str) -> dict[str, str]:
     """Apply a results topic and read the ledger's statuses."""
-    import threading
-
-    from consumers.results import run_results
-    from tests.waiting import wait_until
-
     stop = threading.Event()
     thread = threading.Thread(
         target=run_results,
@@ -268,3 +266,46 @@ def test_two_consumers_share_the_partitions_and_each_effect_happens_once(
     with connect_to(database_url) as conn:
         assert conn.execute("SELECT count(*) FROM outcomes").fetchone() == (82,)
         assert conn.execute("SELECT count(*) FROM vouchers").fetchone() == (45,)
+
+
+def test_a_consumer_killed_before_it_acknowledged_is_given_the_messages_again(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    a_day(WrittenLog(database_url))
+    relay_all(database_url, kafka_bootstrap, topic_name)
+
+    def die(point: str) -> None:
+        if point == "committed":
+            raise KeyboardInterrupt
+
+    with (
+        kafka_consumer(database_url, kafka_bootstrap, topic_name, failpoint=die) as consumer,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        catch_up(consumer)
+    consume_kafka(database_url, kafka_bootstrap, topic_name)
+
+    with connect_to(database_url) as conn:
+        assert conn.execute("SELECT count(*) FROM outcomes").fetchone() == (82,)
+        assert conn.execute("SELECT count(*) FROM vouchers").fetchone() == (45,)
+
+
+def test_the_bus_can_be_changed_both_ways_and_the_books_go_on(
+    database_url: str, other_database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    switched, steady = WrittenLog(database_url), WrittenLog(other_database_url)
+    for written in (switched, steady):
+        written.publish()
+    for number, bus in enumerate(("log", "kafka", "log", "kafka")):
+        for written in (switched, steady):
+            written.commit(
+                *(written.recharge(f"{number}-{no}", f"C-{no}", fee_minor=1) for no in range(5))
+            )
+        if bus == "log":
+            consume_log(database_url)
+        else:
+            relay_all(database_url, kafka_bootstrap, topic_name)
+            consume_kafka(database_url, kafka_bootstrap, topic_name)
+    consume_log(other_database_url)
+
+    assert books(database_url) == books(other_database_url)
