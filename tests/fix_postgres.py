@@ -63,7 +63,7 @@ def fresh_database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
     try:
         yield server.url_of(name)
     finally:
-        _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+        _leave(server, name)
 
 
 @pytest.fixture
