@@ -35,6 +35,7 @@ class ApiRefused(Exception):
         super().__init__(f"{problem.get('code', status)}: {problem.get('detail', '')}".strip(": "))
         self.status = status
         self.code = str(problem.get("code", "unknown"))
+        self.detail = str(problem.get("detail") or problem.get("title") or status)
         self.problem = dict(problem)
 
 

@@ -12,6 +12,7 @@ import typer
 
 from infra.cli.console import Json, out, say, show_json, show_pairs, show_table
 from infra.cli.context import api, database, settings_in_use
+from infra.cli.sheets import freshness_words
 from infra.first_start import open_book_with_rules
 
 books_app = typer.Typer(help="Books: one legal entity's accounts each.", no_args_is_help=True)
@@ -106,10 +107,23 @@ def status_command(ctx: typer.Context, as_json: Json = False) -> None:
     """
     with api(ctx) as client:
         status = client.get("/v1/status")
+        identity = client.get("/v1/identity")
     if as_json:
-        show_json(status)
+        show_json({**status, "books": identity})
         return
-    show_pairs(_status_pairs(status))
+    show_pairs([*_status_pairs(status), *_books_pairs(identity)])
+
+
+def _books_pairs(identity: dict[str, Any]) -> list[tuple[str, object]]:
+    lines = identity["data"]["currencies"]
+    counts = [
+        f"{sum(line[status]['count'] for line in lines):,} {status}"
+        for status in ("vouchered", "parked", "waiting", "non_posting")
+    ]
+    return [
+        ("books", freshness_words(identity["freshness"])),
+        ("operations", ", ".join(counts).replace("non_posting", "non-posting")),
+    ]
 
 
 def _status_pairs(status: dict[str, Any]) -> list[tuple[str, object]]:

@@ -115,9 +115,14 @@ def _add_line(table: Table, line: TrialBalanceLine, shown: slice) -> None:
 
 def show_freshness(freshness: dict[str, Any]) -> None:
     """Print how far the books are behind the log."""
+    out().print(freshness_words(freshness), markup=False)
+
+
+def freshness_words(freshness: dict[str, Any]) -> str:
+    """Say how far the books are behind the log."""
     lag = freshness["lag_operations"]
     behind = "up to date" if not lag else f"{lag:,} operations ({freshness['lag_s']:.1f} s) behind"
-    out().print(f"to position {freshness['position']:,} of the log, {behind}", markup=False)
+    return f"to position {freshness['position']:,} of the log, {behind}"
 
 
 def identity_command(
