@@ -48,7 +48,7 @@ def main(
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         raise typer.BadParameter(f"no benchmark {', '.join(unknown)}: {', '.join(BENCHMARKS)}")
-    console = Console(width=None if Console().is_terminal else 110)
+    console = Console(width=None if Console().is_terminal else 140)
     folder = load_settings().home / "bench"
     scale = QUICK if quick else FULL
     sheet = Sheet()
@@ -58,8 +58,9 @@ def main(
         _print_machine(console, machine)
         for name in names:
             before = sheet.sizes()
-            console.print(f"[dim]{name} …[/dim]")
+            began = time.monotonic()
             BENCHMARKS[name](Run(place, scale, sheet))
+            console.print(f"[dim]{name}: {time.monotonic() - began:.0f} s[/dim]")
             for title, size in sheet.sizes().items():
                 if size != before.get(title):
                     sheet.print(console, title)

@@ -140,7 +140,7 @@ def shown(value: float | None) -> str:
 
 def _print_section(console: Console, section: Section) -> None:
     table = Table(title=section.title, title_justify="left", title_style="bold")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in section.columns:
         table.add_column(column, justify="right")
     for subject, cells in section.runs.items():
