@@ -32,7 +32,9 @@ def test_results_come_one_per_line_in_order(api: ApiCaller) -> None:
 def test_an_array_goes_in_and_comes_out(api: ApiCaller) -> None:
     api.open("C-1")
 
-    answer = api.post(BATCH, [operation("r-1", credit("C-1", 1)), operation("r-2", credit("C-1", 2))])
+    answer = api.post(
+        BATCH, [operation("r-1", credit("C-1", 1)), operation("r-2", credit("C-1", 2))]
+    )
 
     assert answer.headers["content-type"] == "application/json"
     assert [result["status"] for result in answer.json()] == ["booked", "booked"]
@@ -178,5 +180,7 @@ def test_a_large_batch_keeps_its_order(api: ApiCaller) -> None:
 
     results = api.post_lines(BATCH, *lines)
 
-    assert [result["operation_id"] for result in results] == [line["operation_id"] for line in lines]
+    assert [result["operation_id"] for result in results] == [
+        line["operation_id"] for line in lines
+    ]
     assert [result["accounts"][0]["balance"] for result in results] == list(range(1, 1_501))

@@ -23,7 +23,9 @@ def test_a_booked_operation_answers_with_every_touched_account(api: ApiCaller) -
     assert answer.status_code == 201
     told = answer.json()
     assert (told["status"], told["accounting_status"]) == ("booked", "pending")
-    assert [(a["account"], a["balance"], a["available"], a["version"]) for a in told["accounts"]] == [
+    assert [
+        (a["account"], a["balance"], a["available"], a["version"]) for a in told["accounts"]
+    ] == [
         ("C-1", 700, 700, 3),
         ("C-2", 300, 300, 2),
     ]
@@ -192,16 +194,16 @@ def test_fifty_refunds_at_once_never_exceed_the_part(api: ApiCaller) -> None:
     ],
     ids=["frozen", "held"],
 )
-def test_what_is_frozen_or_held_is_not_available(
-    api: ApiCaller, frozen: dict[str, str]
-) -> None:
+def test_what_is_frozen_or_held_is_not_available(api: ApiCaller, frozen: dict[str, str]) -> None:
     api.open("C-1")
     api.credit("C-1", 100)
     more = {name: value for name, value in frozen.items() if name != "kind"}
     if frozen["kind"] == "freeze":
         more["freeze_id"] = "f-1"
 
-    api.post(OPERATIONS, operation("x-1", leg(frozen["kind"], "C-1", 60, **more), business_type="hold"))
+    api.post(
+        OPERATIONS, operation("x-1", leg(frozen["kind"], "C-1", 60, **more), business_type="hold")
+    )
 
     state = api.get("/v1/accounts/C-1").json()
     assert (state["balance"], state["available"]) == (100, 40)

@@ -188,6 +188,22 @@ def test_without_the_database_callers_are_asked_back_and_nothing_is_lost(tmp_pat
             assert api.balance("C-1") == 100
 
 
+def test_a_full_queue_asks_callers_back_and_records_nothing(
+    database_url: str, tmp_path: Path
+) -> None:
+    with api_over(database_url, tmp_path, queue_size_max=2) as api:
+        api.open("C-1")
+        position = api.position()
+        lines = [operation(f"r-{number}", credit("C-1", 1)) for number in range(3)]
+
+        answer = api.post("/v1/operations:batch", lines)
+
+        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+        assert answer.json()["retriable"]
+        assert "retry-after" in answer.headers
+        assert api.position() == position
+
+
 def test_sigterm_answers_what_was_accepted_and_takes_no_more(api_server: Served) -> None:
     api, process = api_server
     api.open("C-1")
