@@ -16,10 +16,8 @@ from infra.postgres import EmbeddedPostgres, embedded_postgres, migrate
 
 TEMPLATE = "daybook_template"
 SMALL = {"shared_buffers": "256MB", "max_wal_size": "1GB"}
-FINISHED_MAX = 40
 DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
 _numbers = itertools.count(1)
-_finished: list[str] = []
 
 
 @pytest.fixture(scope="session")
@@ -78,14 +76,10 @@ def empty_database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
 
 
 def _leave(server: EmbeddedPostgres, name: str) -> None:
-    """Cut what is still connected; drop many at once, as the first drop pays for a checkpoint."""
+    """Cut what is still connected. The database goes with the server's folder at the end of the run:
+    to drop it would wait for a checkpoint, which costs more than most tests."""
     with psycopg.connect(server.url_of("postgres"), autocommit=True) as conn:
         conn.execute(DISCONNECT, (name,))
-    _finished.append(name)
-    if len(_finished) >= FINISHED_MAX:
-        for finished in _finished:
-            _administer(server, f"DROP DATABASE {finished} WITH (FORCE)")
-        _finished.clear()
 
 
 def _administer(server: EmbeddedPostgres, command: str) -> None:
