@@ -76,7 +76,7 @@ def empty_database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
 
 
 def _leave(server: EmbeddedPostgres, name: str) -> None:
-    """Cut what is still connected. The database goes with the server's folder at the end of the run:
+    """Cut what is still connected. The database goes with the server's folder when the run ends:
     to drop it would wait for a checkpoint, which costs more than most tests."""
     with psycopg.connect(server.url_of("postgres"), autocommit=True) as conn:
         conn.execute(DISCONNECT, (name,))
