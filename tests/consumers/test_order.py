@@ -1,0 +1,131 @@
+"""Whatever order lanes arrive in, the books are those of the log: a seeded random history."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from consumers.bus import Poll, Stuck
+from consumers.consumer import Consumer
+from consumers.log_rows import select_published
+from consumers.messages import LogRow, decode_key, is_decision, partition_of
+from consumers.rebuild import rebuild
+from ledger.events import OperationBooked
+from ledger.statuses import apply_results_in_tx
+from projections.positions import select_head
+from projections.tables import connect_to
+from tests.consumers.caught_up import books, consume_log
+from tests.consumers.test_outcomes import identity_of, payment, rules_without
+from tests.consumers.written_log import BOOK, CUSTOMER, MERCHANT, WrittenLog, leg
+
+
+class ShuffledBus:
+    """Lanes that advance in any order, in stretches of any length, and repeat themselves."""
+
+    def __init__(self, rows: Sequence[LogRow], head: int, lanes: int, chance: random.Random):
+        self.lanes = lanes
+        self._rows = [
+            [row for row in rows if is_decision(row.topic) or self._lane(row) == lane]
+            for lane in range(lanes)
+        ]
+        self._reached = [0] * lanes
+        self._head = head
+        self._chance = chance
+
+    def poll(self, timeout_s: float) -> Sequence[Poll | Stuck]:  # noqa: ARG002
+        behind = [lane for lane in range(self.lanes) if self._reached[lane] < self._head]
+        if not behind:
+            return ()
+        lane = self._chance.choice(behind)
+        after = self._reached[lane]
+        through = min(self._head, after + self._chance.randint(1, 12))
+        first = max(0, after - self._chance.choice((0, 0, 5)))  # some of it for a second time
+        rows = tuple(row for row in self._rows[lane] if first < row.position <= through)
+        return (Poll(lane, first, through, rows, first, through),)
+
+    def acknowledge(self, poll: Poll) -> None:
+        self._reached[poll.lane] = poll.through
+
+    def hold(self, stuck: Stuck) -> None:
+        raise AssertionError(stuck)
+
+    def skip(self, stuck: Stuck) -> None:
+        raise AssertionError(stuck)
+
+    def rewind(self) -> None:
+        """Nothing: what was not acknowledged is given again anyway."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _lane(self, row: LogRow) -> int:
+        return partition_of(decode_key(row.state).text, self.lanes)
+
+
+def refund(
+    written: WrittenLog, operation_id: str, original: str, chance: random.Random
+) -> OperationBooked:
+    """A refund that travels in the partition of a random merchant."""
+    merchant = f"M-{chance.randint(1, 9)}"
+    return written.operation(
+        operation_id,
+        [leg("debit", merchant, 100, MERCHANT), leg("credit", "C-1", 100, CUSTOMER)],
+        business_type="refund",
+        original=original,
+    )
+
+
+def a_random_history(written: WrittenLog, chance: random.Random) -> None:
+    """Rulesets with holes, operations that name earlier ones, repairs of any of them."""
+    rules = [(), ("payment",), ("payment", "refund"), ("recharge",), ("refund",)]
+    ids: list[str] = []
+    for number in range(45):
+        match chance.randint(0, 9):
+            case 0:
+                written.publish(rules_without(*chance.choice(rules)))
+            case 1 | 2 if ids:
+                named = chance.sample(ids, min(len(ids), chance.randint(1, 12)))
+                written.decide(
+                    lambda made, named=named: made.request_repair(BOOK, named, maker="alice")
+                )
+            case 3 | 4 | 5 if ids:
+                original = chance.choice(ids)
+                written.commit(refund(written, f"f-{number}", original, chance))
+                ids.append(f"f-{number}")
+            case 6:
+                written.commit(payment(written, f"p-{number}"))  # type: ignore[arg-type]
+                ids.append(f"p-{number}")
+            case _:
+                account = f"C-{chance.randint(1, 9)}"
+                written.commit(written.recharge(f"r-{number}", account, fee_minor=1))
+                ids.append(f"r-{number}")
+    written.publish()
+    written.decide(lambda made: made.request_repair(BOOK, ids[::3] or ["none"], maker="alice"))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_lanes_in_any_order_make_the_same_books_as_the_log_in_one(
+    database_url: str, seed: int
+) -> None:
+    chance = random.Random(seed)
+    a_random_history(WrittenLog(database_url), chance)
+    consume_log(database_url, operations_max=chance.randint(1, 30))
+    expected = books(database_url)
+    with connect_to(database_url) as conn:
+        conn.execute("DROP SCHEMA projections CASCADE")
+        conn.execute("SELECT ledger.create_projection_tables('projections')")
+        head = select_head(conn)
+        lanes = chance.randint(2, 5)
+        bus = ShuffledBus(select_published(conn, 0, head), head, lanes, chance)
+        consumer = Consumer(conn, bus, deliver_in_tx=apply_results_in_tx)
+
+        while consumer.step():
+            assert identity_of(database_url).holds
+        consumer.perform_due()
+
+    found = books(database_url)
+    for table, rows in expected.items():
+        assert found[table] == rows, table
+    assert rebuild(database_url).difference is None
