@@ -339,7 +339,7 @@ class _Decider:
         if original is None:
             return
         stage = kind.stage if relation == kind.stage else original.stage
-        sums = refunded if kind.refund else original.refunded
+        sums = refunded if relation == "refund" else original.refunded
         event = ev.OperationFollowed(
             original_id,
             context.operation_id,
