@@ -1,0 +1,412 @@
+"""Every command against a running system: answers, `--json`, exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from infra.cli import app, main
+from infra.cli.exit_codes import ExitCode
+from infra.demo.payment_day import BUSINESS_DATE
+from infra.demo.system import System, own_settings, system, variables
+from infra.postgres import EmbeddedPostgres
+from infra.settings import load_settings, with_overrides
+from tests.fix_postgres import fresh_database
+
+VOUCHER_SALE = "accounting/shipped/examples/voucher_sale.toml"
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Daybook = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: EmbeddedPostgres,
+    template_database: str,
+) -> Iterator[System]:
+    """One system for this page; its tests use accounts of their own."""
+    with fresh_database(postgres_server, template_database) as url:
+        home = tmp_path_factory.mktemp("cli")
+        settings = with_overrides(own_settings(load_settings(), home=home), database_url=url)
+        with system(settings, open_date=BUSINESS_DATE) as started:
+            yield started
+
+
+@pytest.fixture
+def daybook(
+    served: System, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Daybook:
+    """Run a command in this process with the environment of the running system."""
+    for name, value in variables(served.settings).items():
+        monkeypatch.setenv(name, value)
+
+    def run(*words: str) -> Ended:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(lambda: app(list(words)))
+        printed = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+def open_customer(daybook: Daybook, number: str) -> None:
+    opened = daybook(
+        "accounts", "open", number, "--owner", "U-1", "--type", "customer", "--subject", "2001.01"
+    )
+    assert opened.code == ExitCode.OK, opened.err
+
+
+def test_help_teaches_with_examples(daybook: Daybook) -> None:
+    for words in ([], ["post"], ["rules", "publish"], ["audit", "replay"], ["import", "csv"]):
+        shown = daybook(*words, "--help")
+        assert shown.code == ExitCode.OK
+        assert "daybook" in shown.out
+    assert "Exit codes" in daybook("--help").out
+
+
+def test_every_command_says_what_it_is_for(daybook: Daybook) -> None:
+    from typer.main import get_command
+
+    pending: list[tuple[list[str], Any]] = [([], get_command(app))]
+    while pending:
+        words, command = pending.pop()
+        assert command.help, f"daybook {' '.join(words)} has no help"
+        children = getattr(command, "commands", {})
+        pending += [([*words, name], child) for name, child in children.items()]
+
+
+def test_settings_shows_every_variable_with_its_meaning(daybook: Daybook) -> None:
+    rows = daybook("settings", "--json").json
+    assert {row["variable"] for row in rows} >= {"DAYBOOK_HOME", "DAYBOOK_PORT", "DAYBOOK_BUS"}
+    assert all(row["description"] for row in rows)
+    assert "DAYBOOK_BATCH_SIZE_MAX" in daybook("settings").out
+
+
+def test_post_books_and_shows_the_balance_and_a_rejection_exits_1(daybook: Daybook) -> None:
+    open_customer(daybook, "C-post")
+
+    booked = daybook("post", "recharge", "--credit", "C-post=100.00", "--amount", "fee=0.60")
+    assert booked.code == ExitCode.OK
+    assert "100.00" in booked.out
+
+    rejected = daybook("post", "fee", "--debit", "C-post=100.01")
+    assert rejected.code == ExitCode.NO
+    assert "insufficient_funds" in rejected.out
+
+    answer = daybook("post", "fee", "--debit", "C-post=1.00", "--json").json
+    assert answer["accounts"][0]["balance"] == 99_00
+
+
+def test_the_same_id_gives_the_first_answer_again_and_another_body_is_refused(
+    daybook: Daybook,
+) -> None:
+    open_customer(daybook, "C-again")
+    words = ("post", "recharge", "--id", "again-1", "--credit")
+    first = daybook(*words, "C-again=5.00", "--json")
+    second = daybook(*words, "C-again=5.00", "--json")
+    other = daybook(*words, "C-again=6.00")
+    assert first.json == second.json
+    assert other.code == ExitCode.NO
+    assert "operation_id_reused" in other.out
+
+
+def test_a_dry_run_books_nothing(daybook: Daybook) -> None:
+    open_customer(daybook, "C-dry")
+    assert (
+        "would be booked" in daybook("post", "recharge", "--credit", "C-dry=5.00", "--dry-run").out
+    )
+    assert daybook("accounts", "show", "C-dry", "--json").json["balance"] == 0
+
+
+def test_a_file_of_operations_is_posted_in_batches(daybook: Daybook, tmp_path: Path) -> None:
+    open_customer(daybook, "C-file")
+    lines = [
+        {
+            "operation_id": f"file-{number}",
+            "business_type": "recharge",
+            "legs": [{"kind": "credit", "account": "C-file", "amount": 1, "currency": "CNY"}],
+        }
+        for number in range(1_500)
+    ]
+    file = tmp_path / "operations.ndjson"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    first = daybook("post", "--file", str(file))
+    again = daybook("post", "--file", str(file))
+    assert (first.code, again.code) == (ExitCode.OK, ExitCode.OK)
+    assert "1,500 booked" in first.out
+    assert "1,500 answered before" in again.out
+    assert daybook("accounts", "show", "C-file", "--json").json["balance"] == 1_500
+
+
+def test_standing_changes_go_into_the_register(daybook: Daybook) -> None:
+    open_customer(daybook, "C-court")
+    order = ("--authority", "Court", "--order", "2026-17", "--reason", "Preservation")
+    assert daybook("accounts", "inquiry", "C-court", *order).code == ExitCode.OK
+    assert daybook("accounts", "freeze", "C-court", *order).code == ExitCode.OK
+    assert "frozen" in daybook("accounts", "show", "C-court").out
+    lifted = daybook(
+        "accounts",
+        "unfreeze",
+        "C-court",
+        "--authority",
+        "Bank",
+        "--order",
+        "1",
+        "--freeze-id",
+        "2026-17",
+    )
+    assert lifted.code == ExitCode.NO
+    assert "other_authority" in lifted.out
+    for words in (
+        ("report-loss",),
+        ("report-found",),
+        ("payment-status", "receive_only"),
+        ("reserve", "10.00"),
+        ("credit-limit", "unlimited"),
+        ("limit", "payment", "--per-operation", "5.00"),
+    ):
+        name, *rest = words
+        open_name = f"C-{name}"
+        open_customer(daybook, open_name)
+        ended = daybook("accounts", name, open_name, *rest)
+        expected = ExitCode.NO if name == "report-found" else ExitCode.OK
+        assert ended.code == expected, (words, ended)
+    events = [item["event"] for item in daybook("accounts", "register", "C-court", "--json").json]
+    assert {"CourtInquiryRegistered", "AccountFrozen"} <= set(events)
+
+
+def test_lists_show_everything_in_order(daybook: Daybook) -> None:
+    for number in ("C-l-2", "C-l-1"):
+        open_customer(daybook, number)
+    items = daybook("accounts", "list", "--type", "customer", "--limit", "0", "--json").json
+    numbers = [item["account"] for item in items]
+    assert numbers == sorted(numbers)
+    assert {"C-l-1", "C-l-2"} <= set(numbers)
+    assert daybook("accounts", "events", "C-l-1").code == ExitCode.OK
+
+
+def test_the_books_follow_and_tie(daybook: Daybook) -> None:
+    open_customer(daybook, "C-sheet")
+    daybook("post", "recharge", "--id", "sheet-1", "--credit", "C-sheet=7.00")
+    sheet = daybook("trial-balance", "--operation", "sheet-1")
+    assert sheet.code == ExitCode.OK
+    assert "ties" in sheet.out
+    assert "up to date" in sheet.out or "behind" in sheet.out
+    [voucher] = daybook("vouchers", "--operation", "sheet-1", "--json").json
+    assert [line["side"] for line in voucher["lines"]] == ["debit", "credit"]
+    assert daybook("identity").code == ExitCode.OK
+    assert daybook("trial-balance", "--level", "1", "--json").json["data"]["totals"]
+
+
+def test_what_is_parked_is_listed_explained_and_repaired_after_its_rule_is_published(
+    daybook: Daybook,
+) -> None:
+    open_customer(daybook, "C-sale")
+    daybook("post", "recharge", "--credit", "C-sale=100.00")
+    daybook("post", "voucher_sale", "--id", "sale-1", "--debit", "C-sale=50.00")
+    daybook("trial-balance", "--operation", "sale-1")
+
+    listed = daybook("repair", "list", "--json")
+    assert listed.code == ExitCode.NO
+    assert [item["operation_id"] for item in listed.json] == ["sale-1"]
+    assert "no_rule" in daybook("repair", "explain", "sale-1").out
+    assert daybook("repair", "retry", "--dry-run").code == ExitCode.NO
+    assert daybook("repair", "retry").code == ExitCode.NO  # the cause is not fixed yet
+
+    published = daybook("rules", "publish", "--with", VOUCHER_SALE, "--json").json
+    assert published["position"] > 0
+    again = daybook("rules", "publish", "--with", VOUCHER_SALE)
+    assert again.code == ExitCode.OK
+    assert "already" in again.err
+    assert "Voucher that a retry would make" in daybook("repair", "explain", "sale-1").out
+
+    repaired = daybook("repair", "retry", "--note", "rule added", "--json")
+    assert repaired.code == ExitCode.OK
+    assert [item["status"] for item in repaired.json["operations"]] == ["vouchered"]
+    assert daybook("repair", "list").code == ExitCode.OK
+    assert daybook("repair", "retry").code == ExitCode.OK  # safe to repeat
+    assert daybook("repair", "explain", "sale-1").code == ExitCode.REFUSED
+
+
+def test_rules_are_checked_as_a_whole_with_file_and_line(daybook: Daybook, tmp_path: Path) -> None:
+    assert daybook("rules", "check").code == ExitCode.OK
+    broken = tmp_path / "broken.toml"
+    broken.write_text('[[rule]]\nid = "x.1"\nbusiness_type = "x"\nlines = [ { debit = "9" } ]\n')
+    found = daybook("rules", "check", "--with", str(broken))
+    assert found.code == ExitCode.NO
+    assert f"{broken}:" in found.out
+    assert daybook("rules", "publish", "--with", str(broken)).code == ExitCode.NO
+
+
+def test_the_audit_gives_one_verdict_and_fits_the_digest_kept_outside(
+    daybook: Daybook, tmp_path: Path
+) -> None:
+    digest = tmp_path / "digest.txt"
+    digest.write_text(daybook("audit", "digest").out)
+    open_customer(daybook, "C-audit")
+    daybook("post", "recharge", "--id", "audit-1", "--credit", "C-audit=3.00")
+    daybook("trial-balance", "--operation", "audit-1")
+    verdict = daybook("audit", "verify", "--against", str(digest))
+    assert verdict.code == ExitCode.OK, verdict.out
+    assert "audit passed" in verdict.out
+    assert daybook("audit", "verify", "--json").json["passed"] is True
+
+
+def test_replay_shows_the_balance_at_a_version_and_what_made_it(daybook: Daybook) -> None:
+    open_customer(daybook, "C-replay")
+    for amount in ("1.00", "2.00"):
+        daybook("post", "recharge", "--credit", f"C-replay={amount}")
+    then = daybook("audit", "replay", "C-replay", "--at-version", "2", "--json").json
+    assert then["account"]["balance_minor"] == 1_00
+    now = daybook("audit", "replay", "C-replay")
+    assert "3 events made this balance" in now.out
+    assert daybook("audit", "replay", "C-nobody").code == ExitCode.REFUSED
+    assert daybook("audit", "replay", "C-replay", "--at", "noon").code == ExitCode.USAGE
+
+
+def test_rebuild_gives_the_same_books(daybook: Daybook) -> None:
+    checked = daybook("rebuild", "--check", "--json")
+    assert checked.code == ExitCode.OK
+    assert checked.json["difference"] is None
+    swapped = daybook("rebuild", "--drop-old")
+    assert "the same books; swapped" in swapped.out
+    assert daybook("trial-balance").code == ExitCode.OK
+
+
+def test_books_and_their_open_day(daybook: Daybook) -> None:
+    opened = daybook("books", "open", "second", "--date", "2026-02-01", "--json").json
+    assert opened["open_business_date"] == "2026-02-01"
+    assert "second" in daybook("books", "list").out
+    moved = daybook("--book", "second", "day", "open", "2026-02-02")
+    assert moved.code == ExitCode.OK
+    assert daybook("--book", "second", "day", "show").out.strip() == "2026-02-02"
+    back = daybook("--book", "second", "day", "open", "2026-02-01")
+    assert back.code == ExitCode.REFUSED
+    assert "day_refused" in back.err
+
+
+def test_keys_are_made_used_and_revoked(daybook: Daybook, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = daybook("keys", "create", "reader", "--scope", "read").out.strip()
+    assert "reader" in daybook("keys", "list").out
+    assert key not in daybook("keys", "list", "--json").out
+    monkeypatch.setenv("DAYBOOK_KEY", key)
+    assert daybook("status").code == ExitCode.OK
+    refused = daybook(
+        "accounts", "open", "C-x", "--owner", "U", "--type", "c", "--subject", "2001.01"
+    )
+    assert refused.code == ExitCode.REFUSED
+    monkeypatch.delenv("DAYBOOK_KEY")
+    assert "1 keys" in daybook("keys", "revoke", "reader").err
+    assert daybook("keys", "create", "x", "--scope", "everything").code == ExitCode.REFUSED
+
+
+def test_status_says_where_everything_stands(daybook: Daybook) -> None:
+    status = daybook("status", "--json").json
+    assert status["engine"]["running"] is True
+    assert "position" in daybook("status").out
+
+
+def test_a_bank_file_is_imported_once_and_its_balances_agree(
+    daybook: Daybook, tmp_path: Path
+) -> None:
+    file, column_map = write_bank_file(tmp_path)
+    words = ("import", "csv", str(file), "--map", str(column_map))
+    assert daybook(*words, "--dry-run").code == ExitCode.OK
+    first = daybook(*words)
+    assert first.code == ExitCode.OK, first.out + first.err
+    assert "opened book bank" in first.err
+    second = daybook(*words, "--json").json
+    assert (second["booked"], second["replayed"], second["agrees"]) == (0, 2, True)
+
+
+def test_a_bad_bank_file_is_refused_whole_by_file_line_and_column(
+    daybook: Daybook, tmp_path: Path
+) -> None:
+    file, column_map = write_bank_file(tmp_path, bad_row="3,2001-01-03,abc,7.00\n")
+    refused = daybook("import", "csv", str(file), "--map", str(column_map))
+    assert refused.code == ExitCode.USAGE
+    assert "amount" in refused.out
+    assert "nothing was imported" in refused.out
+
+
+def write_bank_file(folder: Path, bad_row: str = "") -> tuple[Path, Path]:
+    """Two movements of one account with the balances the bank states."""
+    file = folder / "bank.csv"
+    file.write_text(
+        "id,day,amount,balance\n1,2001-01-01,5.00,5.00\n2,2001-01-02,2.00,7.00\n" + bad_row
+    )
+    text = file.read_text().splitlines()
+    file.write_text("\n".join([text[0] + ",account", *(f"{line},A-1" for line in text[1:])]) + "\n")
+    column_map = folder / "bank.toml"
+    column_map.write_text(
+        """
+[source]
+name = "bank"
+book = "bank"
+[columns]
+account = "account"
+date = "day"
+amount = "amount"
+reference = "id"
+stated_balance = "balance"
+[date]
+format = "%Y-%m-%d"
+[amount]
+currency = "CZK"
+decimals = 2
+sign = "side"
+[types."+"]
+business_type = "history_credit"
+side = "credit"
+[types."-"]
+business_type = "history_debit"
+side = "debit"
+[account]
+type = "customer"
+subject = "2001.01"
+normal_side = "credit"
+"""
+    )
+    return file, column_map
+
+
+def test_usage_errors_exit_2_and_name_what_is_wrong(daybook: Daybook, tmp_path: Path) -> None:
+    assert daybook("post").code == ExitCode.USAGE
+    assert daybook("post", "fee", "--debit", "C-1=1.005").code == ExitCode.USAGE
+    assert daybook("post", "--file", str(tmp_path / "missing.json")).code == ExitCode.USAGE
+    assert daybook("no-such-command").code == ExitCode.USAGE
+
+
+def test_unknown_things_exit_4(daybook: Daybook) -> None:
+    unknown = daybook("accounts", "show", "C-nobody")
+    assert unknown.code == ExitCode.REFUSED
+    assert "not_found" in unknown.err
+    assert daybook("--book", "nobodys", "status").code == ExitCode.REFUSED
+
+
+def test_no_server_exits_3_and_says_what_to_do(daybook: Daybook, tmp_path: Path) -> None:
+    gone = daybook("--url", "http://127.0.0.1:9", "status")
+    assert gone.code == ExitCode.UNAVAILABLE
+    assert "daybook serve" in gone.err
+    no_key = daybook("--home", str(tmp_path), "status")
+    assert no_key.code == ExitCode.UNAVAILABLE
+    assert "no key" in no_key.err
