@@ -120,13 +120,21 @@ class _Decider:
         """Record every new operation of an atomic batch as rejected; errors record nothing."""
         errors = [o for o in outcomes if isinstance(o, LedgerError)]
         if errors:
-            return [o if isinstance(o, LedgerError) or o.replayed else errors[0] for o in outcomes]
+            known = {*self.loaded.recorded, *self.recorded}
+            return [
+                outcome
+                if isinstance(outcome, LedgerError) or submission.operation_id in known
+                else errors[0]
+                for submission, outcome in zip(job.submissions, outcomes, strict=True)
+            ]
         result: list[Outcome | LedgerError] = []
         for submission, outcome in zip(job.submissions, outcomes, strict=True):
             assert isinstance(outcome, Outcome)
             event = outcome.record.event
-            if outcome.replayed:
-                result.append(outcome)
+            operation_id = submission.operation_id
+            record = self.loaded.recorded.get(operation_id) or self.recorded.get(operation_id)
+            if record is not None:  # on record before this job, or rejected a moment ago
+                result.append(Outcome(record, replayed=True))
             elif isinstance(event, ev.OperationRejected | ev.CommandRejected):
                 rejection = Rejection(
                     R(event.reason), getattr(event, "leg_no", 0), event.account, event.detail
