@@ -8,6 +8,7 @@ it has accepted before its connection closes. Books, rules and keys are made by
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -46,6 +47,9 @@ from ledger.principals import Keyring, select_principal
 from projections.api import add_books_documents, books_router
 
 TITLE = "Daybook"
+# The engine's thread asks for Python after each answer of the database; with the default 5 ms
+# it waits behind the event loop. Measured with 32 callers: about a sixth more postings.
+SWITCH_INTERVAL_S = 0.0005
 
 
 def create_app() -> DaybookApp:
@@ -120,6 +124,7 @@ def book_for(request: Request, scope: str) -> str:
 
 
 async def _open_api(settings: Settings, url: str, stack: AsyncExitStack) -> Api:
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     pool = connection_pool(url, settings, "daybook-api")
     pool.open()
     stack.push_async_callback(asyncio.to_thread, pool.close)

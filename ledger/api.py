@@ -30,7 +30,7 @@ PROBLEM_TYPE = b"application/problem+json"
 JSON_TYPE = b"application/json"
 RETRY_AFTER_S = b"1"
 
-# code: (HTTP status, title). Codes that are not here are rejections: 422.
+# code: (HTTP status, title). Rejections, every `RejectionReason`, are 422.
 STATUS: dict[str, tuple[int, str]] = {
     "invalid_request": (400, "The request breaks a rule of its schema"),
     "malformed_json": (400, "The body is not JSON"),
@@ -48,6 +48,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "invalid_operation_id": (400, "The operation id is too long or reserved"),
     "invalid_parameter": (400, "A query parameter or header cannot be read"),
     "invalid_cursor": (400, "The cursor is not one this list gave out"),
+    "atomic_batch_refused": (400, "Another line of the atomic batch cannot be read"),
     "refused_by_store": (400, "The store cannot hold this value"),
     "not_authenticated": (401, "No key, or a key nobody knows"),
     "not_permitted": (403, "The key lacks the permission"),
@@ -61,10 +62,10 @@ STATUS: dict[str, tuple[int, str]] = {
     "body_too_large": (413, "The body is over the limit"),
     "batch_too_large": (413, "The batch has too many operations"),
     "operation_too_large": (413, "The operation does not fit a message"),
-    "uri_too_long": (414, "The address is too long"),
     "unsupported_media_type": (415, "The content type is not taken here"),
     "operation_id_reused": (422, "The operation id is recorded with another body"),
     "internal_error": (500, "A defect of the server"),
+    "ledger_error": (500, "A defect of the server"),
     "log_corrupt": (500, "The log contradicts itself"),
     "not_visible_yet": (503, "The books have not come so far yet"),
     "store_unavailable": (503, "The database cannot be reached"),
@@ -72,6 +73,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "engine_stopped": (503, "The server is draining"),
 }
 REJECTED_STATUS = 422
+REASONS = frozenset(reason.value for reason in RejectionReason)
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -119,10 +121,9 @@ encode = msgspec.json.Encoder().encode
 
 def status_of(code: str) -> tuple[int, str]:
     """Return the HTTP status and title of a code."""
-    known = STATUS.get(code)
-    if known is not None:
-        return known
-    return REJECTED_STATUS, "Rejected: " + code.replace("_", " ")
+    if code in REASONS:
+        return REJECTED_STATUS, "Rejected: " + code.replace("_", " ")
+    return STATUS.get(code, STATUS["internal_error"])
 
 
 def json_reply(value: Any, status: int = 200, *headers: tuple[bytes, bytes]) -> Reply:
@@ -167,7 +168,7 @@ def problem_of(error: LedgerError, operation_id: str | None = None) -> Problem:
 def rejection_problem(answer: Answer) -> Problem:
     """Return the problem document of a recorded rejection."""
     code = answer.code or RejectionReason.NO_CHANGE
-    status, title = REJECTED_STATUS, "Rejected: " + code.replace("_", " ")
+    status, title = status_of(code)
     return Problem(
         type=f"urn:daybook:problem:{code}",
         title=title,

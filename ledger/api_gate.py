@@ -8,6 +8,7 @@ between; everything else, and the OpenAPI document, goes through FastAPI.
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +29,7 @@ from ledger.books import Book
 from ledger.errors import InvalidRequest, LedgerError
 from ledger.principals import Keyring, Principal
 
+_log = logging.getLogger(__name__)
 OPEN_PATHS = ("/health/",)
 BOOK_CHARS_MAX = 64
 
@@ -110,6 +112,10 @@ class DaybookApp(FastAPI):
             return
         except ClientGone:
             return
+        except Exception:  # noqa: BLE001 - a defect of ours is answered, and logged
+            _log.exception("api: %s %s failed", scope["method"], path)
+            await send_reply(defect_reply(), send)
+            return
         scope["state"] = {**scope.get("state", {}), "principal": principal}
         await super().__call__(scope, receive, send)
 
@@ -189,5 +195,10 @@ async def refuse_error(_request: Request, error: Exception) -> Response:
 
 async def admit_defect(_request: Request, _error: Exception) -> Response:
     """Answer a defect as a problem document; the server's log has the traceback."""
+    return _Sent(defect_reply())
+
+
+def defect_reply() -> Reply:
+    """Return what a caller hears of a defect: nothing but that it is one."""
     refusal = InvalidRequest("this is a defect; the server's log says where", code="internal_error")
-    return _Sent(problem_reply(problem_of(refusal)))
+    return problem_reply(problem_of(refusal))
