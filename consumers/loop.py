@@ -6,7 +6,9 @@ loop, and it ends it between transactions.
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -21,7 +23,7 @@ from consumers.consumer import Consumer, Counts, never
 from consumers.results import insert_outbox_in_tx, results_producer, send_outbox
 from ledger.errors import LogCorrupt
 from ledger.statuses import apply_results_in_tx
-from projections.positions import LanesChanged, select_log
+from projections.positions import LanesChanged, select_lanes, select_log, stop_lane
 from projections.tables import connect_to
 
 log = structlog.get_logger("consumers.loop")
@@ -38,6 +40,7 @@ class ConsumerSettings(msgspec.Struct, frozen=True, kw_only=True):
     group: str = "daybook.vouchers"
     operations_max: int = 2000
     pause_s: float = 0.05
+    gather_s: float = 0.02  # least time between two small polls: fewer, fuller transactions
     retry_pause_s_max: float = 5.0
 
 
@@ -75,12 +78,20 @@ def run_consumer(
             pause_s = 0.1
         except LogCorrupt as error:
             log.critical("consumer_stopped", error=str(error), retry_s=settings.retry_pause_s_max)
+            _write_down(settings, str(error))
             stop.wait(settings.retry_pause_s_max)
         except (psycopg.Error, KafkaError, OSError) as error:
             log.error("consumer_failed", error=str(error), retry_s=pause_s)
             stop.wait(pause_s)
             progressed = counts is not None and counts.polls > before
             pause_s = 0.1 if progressed else min(pause_s * 2, settings.retry_pause_s_max)
+
+
+def _write_down(settings: ConsumerSettings, reason: str) -> None:
+    """Show on every lane why nothing moves, if the database can take it."""
+    with contextlib.suppress(psycopg.Error), connect_to(settings.database_url) as conn:
+        for lane in select_lanes(conn):
+            stop_lane(conn, lane.lane, reason)
 
 
 def _consume(
@@ -100,9 +111,12 @@ def _consume(
             consumer.counts = counts
             producer = results_producer(settings.bootstrap) if on_kafka else None
             while not stop.is_set():
+                began, done = time.monotonic(), counts.operations
                 consumer.step(settings.pause_s)
                 if producer is not None:
                     send_outbox(conn, producer, settings.results_topic)
+                if counts.operations - done < settings.operations_max // 4:
+                    stop.wait(max(0.0, began + settings.gather_s - time.monotonic()))
     finally:
         bus.close()
         if producer is not None:

@@ -9,6 +9,7 @@ partition it covers, so that a repetition is recognised and a loss is seen.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,7 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
     replication: int = 1
     rows_max: int = 10_000
     pause_s: float = 0.05
+    gather_s: float = 0.01  # least time between two small stretches: fewer, fuller messages
     retry_pause_s_max: float = 5.0
 
 
@@ -232,7 +234,9 @@ def _relay_until(
             relay = Relay(conn, producer, settings=settings, failpoint=failpoint)
             log.info("relay_active", topic=settings.topic, position=relay.position)
             while not stop.is_set():
-                relay.step(settings.pause_s)
+                began = time.monotonic()
+                if relay.step(settings.pause_s) < settings.rows_max // 4:
+                    stop.wait(max(0.0, began + settings.gather_s - time.monotonic()))
         finally:
             producer.close(timeout=5)
     return True

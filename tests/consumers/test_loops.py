@@ -13,6 +13,8 @@ import pytest
 from consumers.consumer import Counts
 from consumers.loop import ConsumerSettings, run_consumer
 from infra.relay import RelaySettings, run_relay
+from projections.positions import select_lanes
+from projections.tables import connect_to
 from tests.consumers.caught_up import statuses
 from tests.consumers.written_log import WrittenLog
 from tests.waiting import wait_until
@@ -68,6 +70,24 @@ def test_a_failing_transaction_is_tried_again_until_it_passes(database_url: str)
     with running(run_consumer, settings, failpoint=fail_thrice):
         written.commit(written.recharge("one"))
         wait_until(lambda: statuses(database_url), "the fourth try passes")
+
+
+def test_a_consumer_of_a_corrupt_log_says_so_on_its_lane(database_url: str) -> None:
+    written = WrittenLog(database_url)
+    written.publish()
+    settings = ConsumerSettings(database_url=database_url, retry_pause_s_max=0.1)
+
+    def lane() -> tuple[int, str]:
+        with connect_to(database_url) as conn:
+            (found,) = select_lanes(conn) or [None]
+            return (0, "") if found is None else (found.position, found.stopped or "")
+
+    with running(run_consumer, settings):
+        wait_until(lambda: lane()[0] == 2, "the ruleset has arrived")
+        with connect_to(database_url) as conn:
+            conn.execute("UPDATE positions SET position = 99")
+        cut_connections(database_url)
+        wait_until(lambda: "beyond the head" in lane()[1], "the lane says why it stands")
 
 
 @pytest.mark.kafka
