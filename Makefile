@@ -18,7 +18,7 @@ BROKER := kafka
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check lint kafka kafka-stop kafka-jars bench clean
+.PHONY: help setup demo serve test check lint kafka kafka-stop kafka-jars bench docs clean
 
 help: ## Show this list
 	@echo "Daybook: an event-sourced payment ledger. Start with: make demo"
@@ -61,6 +61,9 @@ kafka-jars: setup ## Fetch what a broker needs, so that the tests start theirs a
 
 bench: setup ## Run the benchmarks and print ratios
 	@$(BIN)/python -m bench $(ARGS)
+
+docs: setup ## Run the README's tour again and write what it prints beside its commands
+	@$(BIN)/python -m tests.docs.regenerate
 
 clean: ## Remove everything that was made here: .venv, .daybook, caches
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.kafka remove || true; fi
