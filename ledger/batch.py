@@ -120,20 +120,13 @@ class _Decider:
         """Record every new operation of an atomic batch as rejected; errors record nothing."""
         errors = [o for o in outcomes if isinstance(o, LedgerError)]
         if errors:
-            known = {*self.loaded.recorded, *self.recorded}
-            return [
-                outcome
-                if isinstance(outcome, LedgerError) or submission.operation_id in known
-                else errors[0]
-                for submission, outcome in zip(job.submissions, outcomes, strict=True)
-            ]
+            pairs = zip(job.submissions, outcomes, strict=True)
+            return [o if o in errors or self._known(s) else errors[0] for s, o in pairs]
         result: list[Outcome | LedgerError] = []
         for submission, outcome in zip(job.submissions, outcomes, strict=True):
             assert isinstance(outcome, Outcome)
             event = outcome.record.event
-            operation_id = submission.operation_id
-            record = self.loaded.recorded.get(operation_id) or self.recorded.get(operation_id)
-            if record is not None:  # on record before this job, or rejected a moment ago
+            if record := self._known(submission):  # before this job, or a moment ago
                 result.append(Outcome(record, replayed=True))
             elif isinstance(event, ev.OperationRejected | ev.CommandRejected):
                 rejection = Rejection(
@@ -148,15 +141,19 @@ class _Decider:
         return result
 
     def _decide(self, submission: op.Submission) -> Outcome | LedgerError:
-        operation_id = submission.operation_id
-        record = self.loaded.recorded.get(operation_id) or self.recorded.get(operation_id)
+        record = self._known(submission)
         if record is not None:
             if record.event.fingerprint == submission.fingerprint:
                 return Outcome(record, replayed=True)
-            return OperationIdReused(f"operation id {operation_id!r} has another body")
+            return OperationIdReused(f"operation id {submission.operation_id!r} has another body")
         if isinstance(submission.body, op.Operation):
             return self._decide_operation(submission, submission.body)
         return self._decide_command(submission, submission.body)
+
+    def _known(self, submission: op.Submission) -> Recorded | None:
+        """Return what is on record of an id: before the batch, or in it."""
+        operation_id = submission.operation_id
+        return self.loaded.recorded.get(operation_id) or self.recorded.get(operation_id)
 
     # --- operations -----------------------------------------------------------------------
 
