@@ -22,7 +22,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
@@ -140,13 +139,12 @@ class Bar:
 def progress_bar(name: str, total: int | None = None) -> Iterator[Bar]:
     """Show a bar with rate and time left while the block runs; on a terminal only."""
     with Progress(
-        TextColumn("{task.description:<24}"),
-        BarColumn(bar_width=None),
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         RateColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=err(),
         disable=not sys.stderr.isatty(),
         transient=True,

@@ -161,6 +161,7 @@ def _show_report(report: ImportReport) -> None:
             unexplained[:DIFFERENCES_SHOWN],
             right=DIFFERENCE_COLUMNS[5:10],
             title="Unexplained, by name",
+            footer=_more(len(unexplained)),
         )
     if report.refused:
         show_table(
@@ -176,5 +177,17 @@ def _show_report(report: ImportReport) -> None:
             right=("balance", "imported"),
             title="Accounts that moved outside this import (minor units)",
         )
-    verdict = "agrees" if report.agrees else "DOES NOT AGREE"
-    out().print(f"the import {verdict} with the file", markup=False)
+    out().print(_verdict(report, len(unexplained)), markup=False)
+
+
+def _more(unexplained: int) -> str | None:
+    hidden = unexplained - DIFFERENCES_SHOWN
+    return f"… and {hidden:,} more: --differences FILE writes all" if hidden > 0 else None
+
+
+def _verdict(report: ImportReport, unexplained: int) -> str:
+    if report.agrees:
+        return "every row is in the ledger, and every difference is explained"
+    if report.complete and not report.final_differences:
+        return f"every row is in the ledger; {unexplained:,} differ without an explanation"
+    return "NOT every row is in the ledger as the file has it"

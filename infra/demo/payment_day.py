@@ -143,9 +143,9 @@ def _stages(make: Maker, n: dict[str, int]) -> tuple[Stage, ...]:
         Stage("recharges", single=recharges[:tenth] + difficult, batch=recharges[tenth:]),
         Stage("holds", single=_expiring_first(holds), batch=()),
         Stage("payments", single=paid + transfers, batch=sales + house + withdrawals),
-        Stage("refunds and captures", single=refunds + taken, batch=sent + waiting),
+        Stage("refunds, captures", single=refunds + taken, batch=sent + waiting),
         Stage("payout outcomes", batch=outcome),
-        Stage("settlement and refusals", single=refused, batch=settled),
+        Stage("settlements", single=refused, batch=settled),
     )
 
 
