@@ -120,8 +120,8 @@ class _Decider:
         """Record every new operation of an atomic batch as rejected; errors record nothing."""
         errors = [o for o in outcomes if isinstance(o, LedgerError)]
         if errors:
-            pairs = zip(job.submissions, outcomes, strict=True)
-            return [o if o in errors or self._known(s) else errors[0] for s, o in pairs]
+            pairs = zip(outcomes, map(self._known, job.submissions), strict=True)
+            return [o if o in errors or known else errors[0] for o, known in pairs]
         result: list[Outcome | LedgerError] = []
         for submission, outcome in zip(job.submissions, outcomes, strict=True):
             assert isinstance(outcome, Outcome)
@@ -173,12 +173,8 @@ class _Decider:
         if rejection is not None:
             return self._reject(submission, rejection)
         original: Original | None = None
-        if (
-            operation.original_operation_id is not None
-            or kind.refund
-            or kind.correction
-            or (kind.stage not in (None, "held"))
-        ):
+        follows = kind.refund or kind.correction or kind.stage not in (None, "held")
+        if follows or operation.original_operation_id is not None:
             found = self._find_original(operation, kind)
             if isinstance(found, Rejection):
                 return self._reject(submission, found)
