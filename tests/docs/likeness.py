@@ -9,19 +9,21 @@ import json
 import re
 from typing import Any
 
-WIDTH = 108
+WIDTH = 120
 VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"), "<instant>"),
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "<id>"),
     (re.compile(r"\b(?=[0-9a-f]*[a-f])[0-9a-f]{12,64}\b"), "<hash>"),
-    (re.compile(r'"lag_s": ?\d+\.\d+'), '"lag_s": 0.0'),
+    (re.compile(r'"lag_s":\d+(\.\d+)?(e-\d+)?'), '"lag_s":0.0'),
 )
 
 
 def says_the_same(printed: str, written: str, *, is_json: bool) -> bool:
     """Compare what a snippet printed with what the page says; JSON by its meaning."""
     if is_json:
-        return varied(_in_one_line(printed)) == varied(_in_one_line(written))
+        return varied(_in_one_line(json.loads(printed))) == varied(
+            _in_one_line(json.loads(written))
+        )
     return varied(printed) == varied(written)
 
 
@@ -32,8 +34,8 @@ def varied(text: str) -> str:
     return trimmed(text)
 
 
-def _in_one_line(text: str) -> str:
-    return json.dumps(json.loads(text), ensure_ascii=False)
+def _in_one_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def trimmed(text: str) -> str:
@@ -44,9 +46,11 @@ def trimmed(text: str) -> str:
 def folded(value: Any, indent: int = 0, used: int = 0) -> str:
     """Return JSON on lines of at most `WIDTH`, as many members on a line as fit.
 
+    What the server sent, with line breaks and indentation between members and nothing else.
+
     `indent` is that of the line it begins on, `used` how much of that line is taken already.
     """
-    whole = json.dumps(value, ensure_ascii=False)
+    whole = _in_one_line(value)
     if not isinstance(value, dict | list) or max(indent, used) + len(whole) <= WIDTH:
         return whole
     members = _members(value, indent + 1)
@@ -54,8 +58,8 @@ def folded(value: Any, indent: int = 0, used: int = 0) -> str:
     lines: list[str] = []
     for member, comma in zip(members, commas, strict=True):
         first, *others = (member + comma).split("\n")
-        if lines and not others and len(lines[-1]) + 1 + len(first) <= WIDTH:
-            lines[-1] += f" {first}"
+        if lines and not others and len(lines[-1]) + len(first) <= WIDTH:
+            lines[-1] += first
         else:
             lines.append(" " * (indent + 1) + first)
         lines.extend(others)
@@ -68,6 +72,6 @@ def _members(value: Any, indent: int) -> list[str]:
     if isinstance(value, list):
         return [folded(item, indent, indent) for item in value]
     return [
-        f"{json.dumps(name)}: {folded(item, indent, indent + len(name) + 4)}"
+        f"{json.dumps(name)}:{folded(item, indent, indent + len(name) + 3)}"
         for name, item in value.items()
     ]
