@@ -23,8 +23,7 @@ from starlette.exceptions import HTTPException
 
 from infra.connections import connect, connection_pool
 from infra.first_start import open_book_with_rules
-from infra.postgres import embedded_postgres, migrate
-from infra.settings import Settings, load_settings
+from infra.settings import Settings
 from ledger.api_bridge import EngineBridge, StoreBridge
 from ledger.api_call import Call, Limits
 from ledger.api_docs import add_ledger_documents
@@ -52,22 +51,18 @@ TITLE = "Daybook"
 SWITCH_INTERVAL_S = 0.0005
 
 
-def create_app() -> DaybookApp:
-    """Build the application from the environment: uvicorn's factory."""
-    return build_app(load_settings())
-
-
 def build_app(settings: Settings, database_url: str | None = None) -> DaybookApp:
     """Build the application; it opens nothing before its lifespan starts.
 
-    Without an address, here or in the settings, the lifespan shares the embedded PostgreSQL.
+    Raises ValueError without a database's address: `daybook serve` knows the embedded one's.
     """
-    url = database_url or settings.database_url
+    address = database_url or settings.database_url
+    if address is None:
+        raise ValueError("name the database: DAYBOOK_DATABASE_URL")
 
     @asynccontextmanager
     async def lifespan(app: DaybookApp) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            address = url if url is not None else await _share_embedded(settings, stack)
             app.api = await _open_api(settings, address, stack)
             app.state.books = await _open_books_pool(settings, address, stack)
             yield
@@ -89,14 +84,6 @@ def build_app(settings: Settings, database_url: str | None = None) -> DaybookApp
     add_ledger_routes(app)
     app.include_router(books_router(connect=lend_books_connection, authorize=book_for))
     return app
-
-
-async def _share_embedded(settings: Settings, stack: AsyncExitStack) -> str:
-    server = embedded_postgres(settings.postgres_dir)
-    await asyncio.to_thread(server.start)
-    stack.push_async_callback(asyncio.to_thread, server.stop)
-    await asyncio.to_thread(migrate, server.url)
-    return server.url
 
 
 async def _open_books_pool(
@@ -160,13 +147,12 @@ async def _open_api(settings: Settings, url: str, stack: AsyncExitStack) -> Api:
     )
 
 
-def uvicorn_config(settings: Settings, app: DaybookApp, *, fd: int | None = None) -> uvicorn.Config:
-    """Return how uvicorn serves the application, on its own address or a socket it is given."""
+def uvicorn_config(settings: Settings, app: DaybookApp) -> uvicorn.Config:
+    """Return how uvicorn serves the application, on its own address or sockets it is given."""
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        fd=fd,
         loop="uvloop",
         http="httptools",
         ws="none",

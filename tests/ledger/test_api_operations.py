@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from tests.fix_api import ApiCaller, credit, debit, leg, operation
+from tests.fix_api import ApiCaller, api_over, credit, debit, leg, operation
 
 OPERATIONS = "/v1/operations"
 
@@ -138,6 +139,45 @@ def test_the_record_of_an_operation_can_be_read_with_what_followed_it(api: ApiCa
     assert told["record"]["principal"] == "local"
     assert [follower["fact"]["by_operation_id"] for follower in told["followed_by"]] == ["b-1"]
     assert told["followed_by"][0]["fact"]["refunded"] == {"card": 40}
+
+
+def test_the_first_answer_is_given_again_after_a_restart(database_url: str, tmp_path: Path) -> None:
+    booked = operation("r-1", credit("C-1", 100))
+    refused = operation("w-1", debit("C-1", 500), business_type="withdrawal")
+    with api_over(database_url, tmp_path) as api:
+        api.open("C-1")
+        first = [api.post(OPERATIONS, body).content for body in (booked, refused)]
+        api.credit("C-1", 10_000)
+
+    with api_over(database_url, tmp_path) as api:
+        again = [api.post(OPERATIONS, body) for body in (booked, refused)]
+
+    assert [answer.content for answer in again] == first
+    assert {answer.headers["idempotent-replayed"] for answer in again} == {"true"}
+
+
+def test_two_processes_on_one_database_book_each_operation_once(
+    api_server: tuple[ApiCaller, object], tmp_path: Path
+) -> None:
+    other, _ = api_server
+    with api_over(other.database_url, other.home) as api, ThreadPoolExecutor(16) as callers:
+        api.open("C-1", "C-2")
+        api.credit("C-1", 1_000)
+
+        def post(number: int) -> tuple[int, bytes]:
+            body = operation(
+                f"t-{number % 100}",
+                debit("C-1", 10),
+                credit("C-2", 10),
+                business_type="transfer",
+            )
+            answer = (api, other)[number // 100].post(OPERATIONS, body)
+            return number % 100, answer.content
+
+        answers = set(callers.map(post, range(200)))
+
+        assert len(answers) == 100  # both processes gave the same answer to the same operation
+        assert (api.balance("C-1"), other.balance("C-2")) == (0, 1_000)
 
 
 def test_fifty_callers_with_one_operation_book_it_once(api: ApiCaller) -> None:
