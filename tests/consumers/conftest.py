@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 
 from infra.postgres import EmbeddedPostgres
-
-_numbers = itertools.count(1)
+from tests.fix_postgres import fresh_database
 
 
 @pytest.fixture
 def other_database_url(postgres_server: EmbeddedPostgres, template_database: str) -> Iterator[str]:
     """Another migrated database of this test's own."""
-    name = f"other_{next(_numbers)}"
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
-        try:
-            yield postgres_server.url_of(name)
-        finally:
-            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh_database(postgres_server, template_database) as url:
+        yield url
