@@ -23,6 +23,7 @@ from ledger.events import BookedLeg, TouchedAccount
 from ledger.operation import Answer, Operation, Submission
 
 EMPTY_PATH = "/bench/operations"
+NORMAL_SIDE = str(b"credit", "ascii")  # msgspec leaves out what is the default object itself
 BOOKED_AT = "2026-01-01T08:00:00.000000Z"
 
 
@@ -54,6 +55,7 @@ def _pretended(submission: Submission) -> Answer:
             version=number + 2,
             balance_minor=1_000_000_000_000,
             held_minor=0,
+            normal_side=NORMAL_SIDE,
         )
         for number, leg in enumerate(operation.legs, start=1)
     )

@@ -6,12 +6,16 @@ the empty endpoint of the same API process, the product's endpoint.
 
 from __future__ import annotations
 
+import asyncio
+import json
+
 from bench.api_server import EMPTY_PATH
 from bench.documents import Documents
 from bench.load import Plan, Report, post_load
 from bench.place import BOOK, Run
 from bench.processes import Child, api_server, bare_server
 from bench.sheet import Aim, Sheet
+from infra.http_load import Caller, Request
 
 HTTP = "HTTP single postings (recharge with a fee), one API process"
 POSTINGS = "/v1/operations"
@@ -28,6 +32,7 @@ def run(run: Run) -> None:
         api_server(place.database("http"), place.folder) as (url, (api,)),
         bare_server(place.folder) as bare_url,
     ):
+        asyncio.run(_prove_same_documents(place.key, url))
         for number in range(scale.rounds):
             documents = Documents(seed=1_000 + number)
             for callers in scale.callers:
@@ -64,6 +69,24 @@ def _cells(bare: Report, empty: Report, posted: Report, api_cpu: float) -> dict[
 def _post(key: str, url: str, path: str, documents: Documents, callers: int, count: int) -> Report:
     bodies = documents.recharges_with_fee(count)
     return post_load(Plan(url, path, key, BOOK, callers, "application/json", bodies))
+
+
+async def _prove_same_documents(key: str, url: str) -> None:
+    """Raise unless both endpoints answer the same request with documents of the same fields."""
+    caller = Caller(url, {"Authorization": f"Bearer {key}", "Daybook-Book": BOOK})
+    body = Documents(seed=999).recharges_with_fee(1)[0]
+    empty = await caller.call(Request("POST", EMPTY_PATH, body))
+    posted = await caller.call(Request("POST", POSTINGS, body))
+    caller.close()
+    if _fields(json.loads(empty.body)) != _fields(json.loads(posted.body)):
+        raise RuntimeError(f"the empty endpoint answers {empty.body!r}, not {posted.body!r}")
+
+
+def _fields(value: object) -> object:
+    """Reduce a document to its fields."""
+    if isinstance(value, dict):
+        return {name: _fields(field) for name, field in value.items()}
+    return [_fields(item) for item in value] if isinstance(value, list) else None
 
 
 def _note_memory(sheet: Sheet, api: Child) -> None:
