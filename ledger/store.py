@@ -80,7 +80,7 @@ class DaybookRecorder(PostgresApplicationRecorder):
             )
             with conn.cursor() as notifier:
                 self._notify_channel(notifier)
-        return range(seal.first_id, seal.last_id + 1)
+        return list(range(seal.first_id, seal.last_id + 1))
 
 
 def _row_of(event: StoredEvent) -> Row:
