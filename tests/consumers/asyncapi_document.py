@@ -44,6 +44,29 @@ PARTITION = """\
 crc32 of `<book>/<first account>` (`<book>/<operation id>` without legs) modulo the number of
 partitions, which is fixed for the life of the topic. Decisions go to every partition."""
 
+OPERATIONS = {
+    "relay": {
+        "action": "send",
+        "channel": {"$ref": "#/channels/operations"},
+        "summary": "One active relay publishes the log in order.",
+    },
+    "consume": {
+        "action": "receive",
+        "channel": {"$ref": "#/channels/operations"},
+        "summary": "Consumers make vouchers; offsets fence, position rows decide.",
+    },
+    "report": {
+        "action": "send",
+        "channel": {"$ref": "#/channels/results"},
+        "summary": "Consumers report accounting statuses from their outbox.",
+    },
+    "apply": {
+        "action": "receive",
+        "channel": {"$ref": "#/channels/results"},
+        "summary": "The ledger keeps each operation's newest status.",
+    },
+}
+
 
 def asyncapi_document() -> dict[str, Any]:
     """Make the document."""
@@ -75,28 +98,7 @@ def asyncapi_document() -> dict[str, Any]:
                 "messages": {"results": {"$ref": "#/components/messages/results"}},
             },
         },
-        "operations": {
-            "relay": {
-                "action": "send",
-                "channel": {"$ref": "#/channels/operations"},
-                "summary": "One active relay publishes the log in order.",
-            },
-            "consume": {
-                "action": "receive",
-                "channel": {"$ref": "#/channels/operations"},
-                "summary": "Consumers make vouchers; offsets fence, position rows decide.",
-            },
-            "report": {
-                "action": "send",
-                "channel": {"$ref": "#/channels/results"},
-                "summary": "Consumers report accounting statuses from their outbox.",
-            },
-            "apply": {
-                "action": "receive",
-                "channel": {"$ref": "#/channels/results"},
-                "summary": "The ledger keeps each operation's newest status.",
-            },
-        },
+        "operations": OPERATIONS,
         "components": {
             "messages": {
                 "stretch": {
