@@ -54,6 +54,7 @@ class Supervisor:
     drain_timeout_s: float = 20.0
     look: Callable[[], None] = lambda: None
     on_children: Callable[[], object] = lambda: None  # called when a child was started
+    command: Sequence[str] = field(default_factory=lambda: program())
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -114,7 +115,7 @@ class Supervisor:
 
     def _started(self, spec: ChildSpec) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [*program(), *spec.arguments, "--parent-pid", str(os.getpid())],
+            [*self.command, *spec.arguments, "--parent-pid", str(os.getpid())],
             env=dict(self.environment),
             stdin=subprocess.DEVNULL,
             pass_fds=spec.pass_fds,

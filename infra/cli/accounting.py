@@ -293,6 +293,8 @@ def _show_repaired(report: repair.RetryReport, *, as_json: bool) -> None:
     open_still = report.count("parked") + report.count("waiting")
     if as_json:
         show_json(report)
+    elif not report.operations:
+        out().print("nothing is parked that could be tried", markup=False)
     else:
         statuses = ("vouchered", "non_posting", "parked", "waiting")
         counts = ", ".join(f"{report.count(status):,} {status}" for status in statuses)

@@ -6,6 +6,7 @@ identity holds and the audit passes.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -149,14 +150,16 @@ def _latency(latency: Latency) -> str:
 
 def _next_steps(running: System) -> str:
     """Say what to try next; the commands work while something serves from this home."""
-    home, url = running.settings.home, running.url
+    url = running.url
+    here = os.path.relpath(sys.argv[0])  # as it was called: on the PATH or not
+    daybook = f"{here if here.endswith('daybook') else 'daybook'} --home {running.settings.home}"
     return f"""
 What to try next
-  daybook --home {home} serve --port {running.settings.port}      (this very book, again)
-  daybook --home {home} trial-balance --level 1
-  daybook --home {home} accounts show M-FLASH-SALE
-  daybook --home {home} vouchers --type refund --limit 3
-  daybook --home {home} audit replay C-00001
+  {daybook} serve --port {running.settings.port}      (this very book, again)
+  {daybook} trial-balance --level 1
+  {daybook} accounts show M-FLASH-SALE
+  {daybook} vouchers --type refund --limit 3
+  {daybook} audit replay C-00001
   curl -H "Authorization: Bearer $(cat {running.settings.key_path})" \\
        {url}/v1/trial-balance
   curl -H "Authorization: Bearer $(cat {running.settings.key_path})" \\
