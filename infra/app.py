@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanag
 from importlib.metadata import version
 from typing import Any
 
+import psycopg
 import uvicorn
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from psycopg import Connection
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 from starlette.exceptions import HTTPException
 
 from infra.connections import connect, connection_pool
@@ -39,9 +40,10 @@ from ledger.api_gate import (
 from ledger.api_metrics import Metrics
 from ledger.api_parse import Parser
 from ledger.api_routes import HOT, add_ledger_routes
+from ledger.books import select_book
 from ledger.business_types import load_business_types
 from ledger.engine import Engine, EngineSettings
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, StoreUnavailable
 from ledger.principals import Keyring, select_principal
 from projections.api import add_books_documents, books_router
 
@@ -65,6 +67,7 @@ def build_app(settings: Settings, database_url: str | None = None) -> DaybookApp
         async with AsyncExitStack() as stack:
             app.api = await _open_api(settings, address, stack)
             app.state.books = await _open_books_pool(settings, address, stack)
+            app.state.known_books = set()
             yield
 
     app = DaybookApp(
@@ -107,7 +110,22 @@ def book_for(request: Request, scope: str) -> str:
     call = Call(request.scope, request.receive)
     call.principal = request.state.principal
     call.principal.require(scope)
-    return book_of(request.app.api, call)
+    book_id = book_of(request.app.api, call)
+    _prove_book(request, book_id)
+    return book_id
+
+
+def _prove_book(request: Request, book_id: str) -> None:
+    """Raise `NotFound` for a book nobody opened: its empty sheets would look right."""
+    known: set[str] = request.app.state.known_books
+    if book_id in known:
+        return
+    try:
+        with lend_books_connection(request) as conn:
+            select_book(conn, book_id)
+    except (psycopg.Error, PoolTimeout) as error:
+        raise StoreUnavailable(str(error).partition("\n")[0]) from error
+    known.add(book_id)
 
 
 async def _open_api(settings: Settings, url: str, stack: AsyncExitStack) -> Api:
@@ -160,7 +178,7 @@ def uvicorn_config(settings: Settings, app: DaybookApp) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        log_level=settings.log_level,
+        log_config=None,  # infra/logs.py has configured the loggers of this process
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,
     )
