@@ -50,6 +50,7 @@ def serve(
         postgres = _embedded(settings)
         if postgres is not None:
             stack.callback(postgres.stop)  # last, when everything has let go
+            say(f"starting PostgreSQL in {settings.postgres_dir}")
             postgres.start()
         database_url = settings.database_url or (postgres.url if postgres else "")
         started = first_start(
