@@ -15,21 +15,16 @@ from ledger.api import Reply, json_reply
 from ledger.api_call import JSON_TYPES, Call
 from ledger.api_gate import Api, book_of
 from ledger.api_operations import post_batch, post_one
+from ledger.cursors import PAGE_SIZE, PAGE_SIZE_MAX, number_after, text_after
 from ledger.errors import InvalidRequest, NotFound
 from ledger.reads import (
     FILTERS,
-    PAGE_SIZE,
-    PAGE_SIZE_MAX,
-    EventPage,
-    number_after,
     select_account,
-    select_account_events,
     select_account_page,
     select_freezes,
     select_holds,
-    select_register,
-    text_after,
 )
+from ledger.stream_reads import EventPage, select_account_events, select_register
 
 _NUMBER = re.compile(r"[!-.0-~]{1,64}")
 _ETAG = re.compile(rb'"(?P<version>[0-9]{1,18})"')

@@ -16,7 +16,7 @@ from ledger.api_parse import decode
 from ledger.books import Book, open_day, select_book, select_books
 from ledger.errors import NotFound
 from ledger.operation import Name, Text
-from ledger.reads import LogState, select_log
+from ledger.stream_reads import LogState, select_log
 
 
 class OpenBook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

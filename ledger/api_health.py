@@ -11,7 +11,7 @@ from ledger.api import Reply, json_reply, reply_of
 from ledger.api_call import Call
 from ledger.api_gate import Api
 from ledger.errors import LedgerError
-from ledger.reads import select_log
+from ledger.stream_reads import select_log
 
 
 class Liveness(msgspec.Struct, frozen=True):

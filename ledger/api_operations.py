@@ -31,7 +31,7 @@ from ledger.api_parse import decode, operation_id_in
 from ledger.errors import InvalidRequest, LedgerError, NotFound
 from ledger.job import Job
 from ledger.operation import Answer, Result, Submission
-from ledger.reads import select_operation
+from ledger.stream_reads import select_operation
 
 REPLAYED = (b"idempotent-replayed", b"true")
 BATCH_TYPES = JSON_TYPES | NDJSON_TYPES

@@ -15,15 +15,8 @@ from ledger import api_accounts, api_books, api_health, api_operations
 from ledger import operation as op
 from ledger.api_gate import Handler, endpoint
 from ledger.books import Book
-from ledger.reads import (
-    FILTERS,
-    AccountPage,
-    AccountState,
-    EventPage,
-    FreezePage,
-    HoldPage,
-    OperationState,
-)
+from ledger.reads import FILTERS, AccountPage, AccountState, FreezePage, HoldPage
+from ledger.stream_reads import EventPage, OperationState
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

@@ -100,6 +100,20 @@ def test_a_parent_shows_the_sum_of_its_tree(api: ApiCaller) -> None:
     )
 
 
+def test_sums_beyond_64_bits_are_shown_exactly(api: ApiCaller) -> None:
+    largest = 2**63 - 1
+    api.open("M")
+    api.open("M.1", "M.2", parent="M", credit_limit=largest)
+    for number in ("M.1", "M.2"):
+        api.credit(number, largest)
+
+    child = api.get("/v1/accounts/M.1").json()
+    tree = api.get("/v1/accounts/M").json()["rolled_up"]
+
+    assert child["available"] == 2 * largest
+    assert (tree["balance"], tree["available"]) == (2 * largest, 4 * largest)
+
+
 def test_a_stale_version_is_refused_and_the_right_one_is_not(api: ApiCaller) -> None:
     api.open("C-1")
     etag = api.get("/v1/accounts/C-1").headers["etag"]
