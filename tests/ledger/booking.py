@@ -20,9 +20,12 @@ FAST = EngineSettings(sweep_interval_s=0.05)
 
 
 class FixedClock:
-    """A clock that a test moves by hand; `steady` moves with it unless the test says `jump`."""
+    """A clock that a test moves by hand; `steady` moves with it unless the test says `jump`.
 
-    def __init__(self, at: str = "2026-01-31T08:00:00Z") -> None:
+    It starts later than any real clock: the test's book was opened by one of those.
+    """
+
+    def __init__(self, at: str = "2100-01-31T08:00:00Z") -> None:
         self.now = dt.datetime.fromisoformat(at)
         self.steady_s = 1000.0
 

@@ -26,6 +26,7 @@ BOOK = "main"
 DAY = "2026-01-31"
 AT = "2026-01-31T08:00:00.000000Z"
 LATER = "2026-01-31T09:00:00.000000Z"
+TODAY = dt.date.fromisoformat(DAY)
 PRINCIPAL = "gateway"
 TYPES = load_business_types()
 _numbers = itertools.count(1)

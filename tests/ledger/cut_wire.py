@@ -1,0 +1,92 @@
+"""A wire to PostgreSQL that can be cut at the moment the server says that it has committed.
+
+The wire is a Unix socket of its own beside the server's. Once `cut_next_commit` is called,
+the next reply `COMMIT` is swallowed and both ends are closed: the work is committed, and
+the client never learns it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from psycopg.conninfo import conninfo_to_dict
+
+SOCKET_NAME = ".s.PGSQL.5432"
+COMMITTED = b"COMMIT\x00"
+
+
+class CutWire:
+    """Forwards connections from `folder` to the server's socket."""
+
+    def __init__(self, server_folder: str, folder: str) -> None:
+        self.cuts = 0
+        self._server = str(Path(server_folder) / SOCKET_NAME)
+        self._armed = 0
+        self._ends: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(Path(folder) / SOCKET_NAME))
+        self._listener.listen()
+        self._start(self._accept)
+
+    def cut_next_commit(self, times: int = 1) -> None:
+        """Swallow the next replies to COMMIT."""
+        self._armed = times
+
+    def close(self) -> None:
+        """Cut everything and wait until nothing is forwarded any more."""
+        for end in (self._listener, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for end in (self._listener, *self._ends):
+            end.close()
+
+    def _start(self, run: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=run, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._server)
+            self._ends += [client, server]
+            self._start(self._forward, client, server, "requests")
+            self._start(self._forward, server, client, "replies")
+
+    def _forward(self, source: socket.socket, target: socket.socket, what: str) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if what == "replies" and self._armed and COMMITTED in data:
+                    self._armed -= 1
+                    self.cuts += 1
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def cut_wire(database_url: str) -> Iterator[tuple[CutWire, str]]:
+    """Give a wire to the database's server, and the address of the database over it."""
+    given = conninfo_to_dict(database_url)
+    with tempfile.TemporaryDirectory(prefix="wire-") as folder:
+        wire = CutWire(str(given["host"]), folder)
+        url = f"postgresql://{given['user']}@/{given['dbname']}?host={quote(folder, safe='')}"
+        try:
+            yield wire, url
+        finally:
+            wire.close()
