@@ -11,6 +11,7 @@ decision names its maker, an override also another person as its checker.
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -22,6 +23,8 @@ from eventsourcing.persistence import IntegrityError
 
 DECISION_PREFIX = "accounting.decisions:"
 OPERATIONS_PER_ORDER_MAX = 1000
+DECISION_BYTES_MAX = 256 * 1024  # Rule (relay): an encoded row that a message can carry
+RAW_BYTES_MAX = 180 * 1024
 ALWAYS = "0001-01-01"
 
 
@@ -371,19 +374,38 @@ class AccountingDecisions(Application[UUID]):
     def set_aside(
         self, topic: str, partition: int, at_offset: int, raw: bytes, *, reason: str, maker: str
     ) -> int | None:
-        """Set a message aside; return the position, None when it was done already."""
-        text = base64.b64encode(raw).decode()
+        """Set a message aside; return the position, None when it was done already.
+
+        Of more than RAW_BYTES_MAX bytes the beginning is kept, with length and digest.
+        """
+        if len(raw) > RAW_BYTES_MAX:
+            digest = hashlib.sha256(raw).hexdigest()
+            reason = f"{reason} (first {RAW_BYTES_MAX} of {len(raw)} bytes, sha256 {digest})"
+        text = base64.b64encode(raw[:RAW_BYTES_MAX]).decode()
         try:
             return self._saved(SetAside(topic, partition, at_offset, text, reason, maker))
         except IntegrityError:
             return None
 
     def _saved(self, aggregate: Aggregate) -> int:
+        for pending in aggregate.pending_events:
+            size = len(self.mapper.to_stored_event(pending).state)
+            if size > DECISION_BYTES_MAX:
+                raise DecisionRefused("decision_too_large", f"{size} bytes do not fit a message")
         recordings = self.save(aggregate)
         return int(recordings[-1].notification.id)
 
 
 def in_orders(operation_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Cut a list of operations into what one repair order may name."""
-    for start in range(0, len(operation_ids), OPERATIONS_PER_ORDER_MAX):
-        yield operation_ids[start : start + OPERATIONS_PER_ORDER_MAX]
+    """Cut a list of operations into what one repair order may name and a message carry."""
+    chunk: list[str] = []
+    room = DECISION_BYTES_MAX // 2
+    for operation_id in operation_ids:
+        size = len(msgspec.json.encode(operation_id)) + 1
+        if chunk and (len(chunk) == OPERATIONS_PER_ORDER_MAX or size > room):
+            yield chunk
+            chunk, room = [], DECISION_BYTES_MAX // 2
+        chunk.append(operation_id)
+        room -= size
+    if chunk:
+        yield chunk

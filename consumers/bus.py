@@ -138,7 +138,7 @@ class KafkaBus:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             allow_auto_create_topics=False,
-            max_poll_records=500,
+            max_poll_records=64,
             fetch_max_wait_ms=50,
             fetch_max_bytes=16 * 1024 * 1024,
             max_partition_fetch_bytes=4 * 1024 * 1024,

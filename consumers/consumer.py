@@ -22,11 +22,8 @@ from consumers.messages import (
     Booked,
     Decided,
     LogRow,
-    OperationKey,
     Unreadable,
-    decode_key,
-    is_decision,
-    partition_of,
+    lane_of,
     read_row,
 )
 from consumers.posting import results_of
@@ -254,11 +251,3 @@ class Consumer:
         log.error("lane_stopped", lane=stuck.lane, error=str(stuck.error))
         stop_lane(self.conn, stuck.lane, str(stuck.error))
         self.bus.hold(stuck)
-
-
-def lane_of(row: LogRow, lanes: int) -> int | None:
-    """Give the lane of a row; None: every lane."""
-    if is_decision(row.topic):
-        return None
-    key: OperationKey = decode_key(row.state)
-    return partition_of(key.text, lanes)

@@ -125,6 +125,16 @@ def is_decision(topic: str) -> bool:
     return topic.startswith(DECISION_PREFIX)
 
 
+def lane_of(row: LogRow, lanes: int) -> int | None:
+    """Give the lane of a row; None: every lane. An unreadable row stops lane 0."""
+    if is_decision(row.topic):
+        return None
+    try:
+        return partition_of(decode_key(row.state).text, lanes)
+    except msgspec.MsgspecError:
+        return 0
+
+
 def read_message(value: bytes | None, *, topic: str, partition: int, at_offset: int) -> Message:
     """Decode a bus message; raises Unreadable, with its place, for anything else."""
     raw = value or b""

@@ -17,9 +17,9 @@ from psycopg import Connection, sql
 
 from consumers.bisection import Refusals, write_bisecting
 from consumers.comparison import RowDifference, first_difference
-from consumers.consumer import DeliverInTx, lane_of, never
+from consumers.consumer import DeliverInTx, never
 from consumers.log_rows import select_published
-from consumers.messages import Booked, Decided, LogRow
+from consumers.messages import Booked, Decided, LogRow, lane_of
 from consumers.posting import results_of
 from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
 from consumers.set_aside import read_rows

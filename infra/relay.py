@@ -8,9 +8,10 @@ partition it covers, so that a repetition is recognised and a loss is seen.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,8 +27,8 @@ from consumers.messages import (
     LogRow,
     decode_key,
     is_decision,
+    lane_of,
     pack,
-    partition_of,
 )
 from infra.kafka.topics import ensure_topics
 from ledger.errors import LogCorrupt
@@ -110,16 +111,10 @@ class Relay:
     def _publish(self, stretch: Stretch) -> None:
         """Send a stretch to every partition, if only as a watermark; wait until all have it."""
         rows: list[list[LogRow]] = [[] for _ in range(self.partitions)]
-        keys = [""] * self.partitions
         for row in stretch.rows:
-            if is_decision(row.topic):
-                for of_partition in rows:
-                    of_partition.append(row)
-                continue
-            key = decode_key(row.state).text
-            partition = partition_of(key, self.partitions)
-            keys[partition] = keys[partition] or key
-            rows[partition].append(row)
+            partition = lane_of(row, self.partitions)
+            for of_partition in rows if partition is None else [rows[partition]]:
+                of_partition.append(row)
         futures = []
         for partition, of_partition in enumerate(rows):
             for value in pack(
@@ -129,10 +124,10 @@ class Relay:
                 partition=partition,
                 span=(stretch.after, stretch.through),
             ):
-                key_bytes = keys[partition].encode() or None
+                key = key_of(of_partition)
                 futures.append(
                     self.producer.send(
-                        self.settings.topic, value=value, key=key_bytes, partition=partition
+                        self.settings.topic, value=value, key=key, partition=partition
                     )
                 )
         self._failpoint("sending")
@@ -212,6 +207,15 @@ def relay_producer(bootstrap: str) -> KafkaProducer:
         delivery_timeout_ms=45_000,
         client_id="daybook-relay",
     )
+
+
+def key_of(rows: Sequence[LogRow]) -> bytes | None:
+    """Give the key of a message: book and first account of its first operation."""
+    for row in rows:
+        if not is_decision(row.topic):
+            with contextlib.suppress(msgspec.MsgspecError):
+                return decode_key(row.state).text.encode()
+    return None
 
 
 def _relay_until(

@@ -82,6 +82,18 @@ def test_an_order_names_one_to_a_thousand_operations(database_url: str) -> None:
                 decisions.request_repair("main", ["x"] * count, maker="m")
     sizes = [len(chunk) for chunk in in_orders([str(number) for number in range(2500)])]
     assert sizes == [1000, 1000, 500]
+    long = [f"{number:04}" + "é" * 124 for number in range(1000)]
+    assert [operation_id for chunk in in_orders(long) for operation_id in chunk] == long
+    assert len(list(in_orders(long))) == 2
+
+
+def test_a_decision_that_no_message_can_carry_is_refused(database_url: str) -> None:
+    with decision_log(database_url) as decisions:
+        with pytest.raises(DecisionRefused, match="do not fit a message"):
+            decisions.publish_ruleset(
+                "main", {"x": "y" * 300_000}, ruleset_hash="h", label="l", maker="alice"
+            )
+        assert decisions.set_aside("t", 0, 1, b"x" * 600_000, reason="big", maker="olga")
 
 
 def test_an_unknown_override_cannot_be_approved(database_url: str) -> None:
