@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
 import pytest
 from kafka import KafkaProducer
 
 from accounting.ruleset import Ruleset
 from accounting.ruleset_files import shipped_ruleset
+from consumers.bus import Poll
 from consumers.results import results_producer, run_results, send_outbox
-from infra.relay import republish
+from infra.relay import Relay, RelayRefused, RelaySettings, forget_topic, republish
 from ledger.events import OrderNumbers
 from projections.positions import select_lanes
 from projections.tables import connect_to
@@ -309,3 +311,44 @@ def test_the_bus_can_be_changed_both_ways_and_the_books_go_on(
     consume_log(other_database_url)
 
     assert books(database_url) == books(other_database_url)
+
+
+def test_a_zombie_that_wakes_after_its_partition_moved_changes_nothing(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    a_day(WrittenLog(database_url))
+    relay_all(database_url, kafka_bootstrap, topic_name)
+    with kafka_consumer(database_url, kafka_bootstrap, topic_name, group="zombie") as zombie:
+        asleep: list[Poll] = []
+
+        def dozed_off() -> bool:
+            asleep.extend(each for each in zombie.bus.poll(0.2) if isinstance(each, Poll))
+            return len({poll.lane for poll in asleep}) == 3
+
+        wait_until(dozed_off, "the zombie holds polls of every partition")
+        consume_kafka(database_url, kafka_bootstrap, topic_name)
+        before = books(database_url, lanes=True)
+
+        for poll in asleep:
+            zombie._handle(poll)
+
+        assert books(database_url, lanes=True) == before
+
+
+def test_a_topic_keeps_its_partitions_and_its_log(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    WrittenLog(database_url).publish()
+    relay_all(database_url, kafka_bootstrap, topic_name, partitions=3)
+    settings = RelaySettings(
+        database_url=database_url, bootstrap=kafka_bootstrap, topic=topic_name, partitions=2
+    )
+    with connect_to(database_url) as conn:
+        with pytest.raises(RelayRefused, match="begun with 3 partitions, not 2"):
+            Relay(conn, None, settings=settings)
+        conn.execute("UPDATE ledger.relays SET log_incarnation = 2")
+        same = msgspec.structs.replace(settings, partitions=3)
+        with pytest.raises(RelayRefused, match="carries log"):
+            Relay(conn, None, settings=same)
+        forget_topic(conn, topic_name)
+        assert Relay(conn, None, settings=settings).position == 0

@@ -18,6 +18,7 @@ from consumers.messages import (
     OperationKey,
     Unreadable,
     decode_key,
+    lane_of,
     log_row,
     pack,
     partition_of,
@@ -75,6 +76,12 @@ def test_no_rows_make_one_watermark() -> None:
 
 def test_a_key_always_lands_on_the_same_partition() -> None:
     assert [partition_of(f"main/C-{number}", 8) for number in range(6)] == [6, 0, 2, 4, 7, 1]
+
+
+def test_a_decision_goes_to_every_lane_and_an_unreadable_operation_to_the_first() -> None:
+    assert lane_of(log_row(1, "accounting.decisions:Rulesets.Opened", b"{}"), 8) is None
+    assert lane_of(log_row(2, OPERATION, b"{}"), 8) == 0
+    assert lane_of(log_row(3, OPERATION, b'{"book_id":"main","operation_id":"C-0"}'), 8) == 6
 
 
 def test_the_key_is_book_and_first_account_or_operation_id() -> None:

@@ -367,3 +367,28 @@ def test_the_rule_is_chosen_among_rulesets_published_before_the_operation(
                 ("february", "vouchered", second),
             ]
         )
+
+
+def test_books_in_one_log_have_their_own_rules_outcomes_and_identity(database_url: str) -> None:
+    first, second = WrittenLog(database_url), WrittenLog(database_url, "second")
+    first.publish(rules_without("payment"))
+    second.publish()
+    for written in (first, second):
+        written.commit(payment(written, "same id"), written.recharge("r-1"))
+    second.commit(second.recharge("r-2"))
+
+    consume_log(database_url)
+
+    with connect_to(database_url) as conn:
+        rows = conn.execute("SELECT book_id, operation_id, status FROM outcomes ORDER BY position")
+        assert rows.fetchall() == [
+            (BOOK, "same id", "parked"),
+            (BOOK, "r-1", "vouchered"),
+            ("second", "same id", "vouchered"),
+            ("second", "r-1", "vouchered"),
+            ("second", "r-2", "vouchered"),
+        ]
+        for book_id, count in ((BOOK, 2), ("second", 3)):
+            found = select_identity(conn, book_id)
+            assert found.holds
+            assert [line.booked.count for line in found.currencies] == [count]
