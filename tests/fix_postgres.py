@@ -28,6 +28,7 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
     try:
         yield server.start()
     finally:
+        server.crash()  # nothing here is worth a checkpoint
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
