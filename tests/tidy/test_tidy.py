@@ -182,12 +182,14 @@ def test_amounts_are_never_floats() -> None:
 
 
 def test_every_test_is_named_by_a_sentence() -> None:
+    # Methods are left out: the event store's own test cases name them.
     found = [
-        f"{path}:{function.lineno} {function.name}"
+        f"{path}:{node.lineno} {node.name}"
         for path in python_files()
         if path.parts[0] == "tests"
-        for function in functions_of(path)
-        if function.name.startswith("test_") and function.name.count("_") < 3
+        for node in ast.parse(text_of(path)).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if node.name.startswith("test_") and node.name.count("_") < 3
     ]
     assert found == []
 
