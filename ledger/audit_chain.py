@@ -14,7 +14,7 @@ import msgspec
 from psycopg import Connection
 
 from ledger.audit_verdict import ROW, Digest, differ
-from ledger.codec import ZERO_SEAL, Row, Seal, digest_of, seal_of
+from ledger.codec import ZERO_SEAL, Seal, digest_of_parts, seal_of
 
 SELECT_LOG = "SELECT log_id::text, incarnation FROM ledger.log"
 SELECT_END = """
@@ -152,7 +152,7 @@ def _check_sealed(seal: Seal, rows: list[StoredRow], last: Seal) -> None:
     for stream, version, topic, state, notification_id, digest in rows:
         if notification_id != position:
             _missing(position, notification_id)
-        recomputed = digest_of(position, Row(stream, version, topic, state))
+        recomputed = digest_of_parts(position, stream, version, topic, state)
         if recomputed != digest:
             key = {"notification_id": position}
             differ(DIGESTED, "ledger.stored_events", key, "digest", recomputed, digest)

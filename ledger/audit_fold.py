@@ -29,17 +29,18 @@ from ledger.codec import (
     Seal,
     account_stream,
     book_stream,
-    decode_event,
+    decoders,
     operation_stream,
     totals_text,
 )
-from ledger.evolve import evolve
+from ledger.evolve import advance, opened
 
 DECODED = "event schemas"
 STREAMS = "stream versions"
 FOLDED = "account balances"
 TOTALS = "totals of the seals"
 DAYS = "business dates"
+_DECODERS = decoders()
 _HOLDS = (ev.HoldReleased, ev.HoldCaptured, ev.HoldExpired)
 _ADDS_TO_HELD = {"hold": 1, "release": -1, "capture": -1}
 
@@ -88,10 +89,11 @@ class Fold:
         self._closed = self._closed_through(commit.seal.book_id)
         self._originals.prepare(commit.rows)
         events: list[tuple[int, AuditedEvent]] = []
+        add, checks = events.append, self._checks
         for row in commit.rows:
             event = _decoded(row)
-            self._checks[type(event)](event, row)
-            events.append((row[4], event))
+            checks[type(event)](event, row)
+            add((row[4], event))
         self._legs.finish_commit()
         self._originals.finish_commit()
         self._check_totals(commit.seal)
@@ -121,7 +123,7 @@ class Fold:
             _unlike(STREAMS, row, "originator_id", "an account that is not open yet", event.account)
         self._check_commit(event.book_id, event.booked_at, row)
         self._check_date(event.business_date, row)
-        account = evolve(None, event)
+        account = opened(event)
         self.accounts[stream] = account
         self._legs.settle_command(event, account, row[4])
 
@@ -154,8 +156,7 @@ class Fold:
             _unlike(FOLDED, row, "state.held", held, event.held_minor)
         if amount <= 0:
             _unlike(FOLDED, row, "state.amount", "> 0", amount)
-        account = evolve(account, event)
-        self.accounts[row[0]] = account
+        advance(account, event)
         self._legs.settle(event, account, row[4])
 
     def _check_reserved(self, event: Any, account: Account, kind: str, row: StoredRow) -> None:
@@ -186,10 +187,10 @@ class Fold:
                 _unlike(FOLDED, row, "state.frozen", frozen, event.frozen_minor)
 
     def _administered(self, event: ev.Administered, row: StoredRow) -> None:
-        account = evolve(self._next_of(event, row), event)
+        account = self._next_of(event, row)
+        advance(account, event)
         if event.booked_at != self._seal.booked_at:
             _unlike(FOLDED, row, "state.booked_at", self._seal.booked_at, event.booked_at)
-        self.accounts[row[0]] = account
         self._legs.settle_command(event, account, row[4])
 
     def _next_of(self, event: ev.Moved | ev.Administered, row: StoredRow) -> Account:
@@ -298,15 +299,16 @@ class Fold:
 
 
 def _decoded(row: StoredRow) -> AuditedEvent:
-    topic = row[2].decode()
-    if not topic.startswith(TOPIC_PREFIX):
-        return Foreign(topic, row[3])
+    decode = _DECODERS.get(row[2])
     try:
-        return decode_event(topic, row[3])
-    except KeyError:
+        if decode is not None:
+            return decode(row[3])
+        topic = row[2].decode()
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        _unlike(DECODED, row, "state", f"a {row[2]!r}", str(error))
+    if topic.startswith(TOPIC_PREFIX):
         _unlike(DECODED, row, "topic", "a topic of the ledger", topic)
-    except msgspec.MsgspecError as error:
-        _unlike(DECODED, row, "state", f"a {topic}", str(error))
+    return Foreign(topic, row[3])
 
 
 def _unlike(check: str, row: StoredRow, column: str, expected: Any, found: Any) -> NoReturn:

@@ -57,15 +57,20 @@ def evolve(account: Account | None, event: ev.AccountEvent) -> Account:
         assert isinstance(event, ev.AccountOpened)
         return opened(event)
     after = copy(account)
-    after.version = event.version
+    advance(after, event)
+    return after
+
+
+def advance(account: Account, event: ev.AccountEvent) -> None:
+    """Change an account in place: for a reader of the whole log, who keeps no earlier state."""
+    account.version = event.version
     if event.business_date != account.business_date:
         # The day's first booking rolls yesterday's balance.
-        after.business_date = event.business_date
-        after.previous_balance_minor = account.balance_minor
-        after.day_debits_minor = 0
-        after.day_credits_minor = 0
-    _EVOLVE[type(event)](after, event)
-    return after
+        account.business_date = event.business_date
+        account.previous_balance_minor = account.balance_minor
+        account.day_debits_minor = 0
+        account.day_credits_minor = 0
+    _EVOLVE[type(event)](account, event)
 
 
 def fold(events: Iterable[ev.AccountEvent]) -> Account | None:
