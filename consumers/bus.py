@@ -175,9 +175,12 @@ class KafkaBus:
             self._pending.pop(poll.lane, None)
 
     def hold(self, stuck: Stuck) -> None:
-        """Pause the partition before the message."""
+        """Pause the partition before the message (of a row in it: before its poll)."""
         place = TopicPartition(self._topic, stuck.lane)
-        if self._seek(place, stuck.error.at_offset):
+        offset = self._pending.get(stuck.lane)
+        if stuck.error.topic == self._topic:
+            offset = stuck.error.at_offset
+        if offset is not None and self._seek(place, offset):
             self._consumer.pause(place)
             self._held[place] = time.monotonic() + HOLD_S
 

@@ -204,7 +204,8 @@ def relay_producer(bootstrap: str) -> KafkaProducer:
         max_request_size=MESSAGE_BYTES_MAX * 2,
         batch_size=MESSAGE_BYTES_MAX,
         max_block_ms=10_000,
-        delivery_timeout_ms=45_000,
+        request_timeout_ms=10_000,
+        delivery_timeout_ms=20_000,
         client_id="daybook-relay",
     )
 

@@ -24,6 +24,7 @@ from tests.consumers.caught_up import (
     consume_log,
     kafka_consumer,
     relay_all,
+    statuses,
 )
 from tests.consumers.written_log import CUSTOMER, MERCHANT, WrittenLog, leg
 from tests.waiting import wait_until
@@ -352,3 +353,38 @@ def test_a_topic_keeps_its_partitions_and_its_log(
             Relay(conn, None, settings=same)
         forget_topic(conn, topic_name)
         assert Relay(conn, None, settings=settings).position == 0
+
+
+def test_an_undecodable_row_stops_its_partition_over_kafka_too(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    written = WrittenLog(database_url)
+    written.publish()
+    written.commit(written.recharge("before", "C-1"))
+    broken = written.commit(written.recharge("broken", "C-1"))
+    written.commit(written.recharge("behind", "C-1"))
+    with connect_to(database_url) as conn:
+        conn.execute("ALTER TABLE ledger.stored_events DISABLE TRIGGER USER")
+        conn.execute(
+            "UPDATE ledger.stored_events SET state = "
+            """'{"book_id":"main","operation_id":"x","legs":[{"account":"C-1"}]}' """
+            "WHERE notification_id = %s",
+            (broken,),
+        )
+    relay_all(database_url, kafka_bootstrap, topic_name)
+
+    with kafka_consumer(database_url, kafka_bootstrap, topic_name) as consumer:
+        wait_until(
+            lambda: (
+                consumer.step(0.05) and any(lane.stopped for lane in select_lanes(consumer.conn))
+            ),
+            "the lane has stopped",
+        )
+        assert list(statuses(database_url)) == ["before"]
+        written.decide(
+            lambda made: made.set_aside("log", 0, broken, b"?", reason="broken", maker="olga")
+        )
+        relay_all(database_url, kafka_bootstrap, topic_name)
+        catch_up(consumer)
+
+    assert sorted(statuses(database_url)) == ["before", "behind"]
