@@ -10,7 +10,7 @@ Memory: operations that are or were parked or waiting, and the sums (`projection
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from accounting.decisions import (
 )
 from accounting.rules import Ruleset
 from accounting.voucher import Voucher
-from consumers.messages import Booked
+from consumers.messages import OPERATION_TOPIC, Booked, decode_operation
 from consumers.posting import (
     REFUSED_BY_DATABASE,
     Attempt,
@@ -37,9 +37,8 @@ from consumers.posting import (
     settle_waiting,
 )
 from consumers.resolution import OVERRIDE_REFUSED, overriding_voucher, refused_override
-from ledger.audit_fold import AuditedEvent, Fold, Foreign
+from ledger.audit_fold import AuditedEvent, Foreign
 from ledger.audit_verdict import differ
-from ledger.codec import Seal
 from ledger.events import OperationBooked
 from projections import audit as standing
 from projections import audit_sums, audit_tables
@@ -62,6 +61,13 @@ from projections.rulesets import PublishedRulesets
 
 OPERATIONS_PER_COMPARE = 5_000
 POSITIONS_PER_COMPARE = 50_000
+POSITIONS_PER_READ = 20_000
+SELECT_PUBLISHED = """
+    SELECT notification_id, topic, state FROM ledger.stored_events
+    WHERE notification_id > %s AND notification_id <= %s
+      AND (topic = 'ledger.recorded:OperationBooked' OR NOT starts_with(topic, 'ledger.recorded:'))
+    ORDER BY notification_id
+"""
 FIRST, LAST = -(2**63), 2**63 - 1
 DECISIONS_CHECK = "accounting decisions"
 USE_BOOKS = "SET LOCAL search_path = projections, ledger"
@@ -75,6 +81,18 @@ SELECT_ORDERED = """
     WHERE o.operation_id = ANY(r.operation_ids) AND o.book_id = r.book_id
 """
 SELECT_WAITING = "SELECT position FROM outcomes WHERE status = 'waiting'"
+
+
+def read_published(conn: Connection[Any], books: Books, last_id: int) -> None:
+    """Let the books read a log that is being proved elsewhere, in the same snapshot."""
+    for after in range(0, last_id, POSITIONS_PER_READ):
+        through = min(after + POSITIONS_PER_READ, last_id)
+        cursor = conn.execute(SELECT_PUBLISHED, (after, through), prepare=True, binary=True)
+        books.read(through, [(position, _event(topic, state)) for position, topic, state in cursor])
+
+
+def _event(topic: str, state: bytes) -> AuditedEvent:
+    return decode_operation(state) if topic == OPERATION_TOPIC else Foreign(topic, state)
 
 
 class _Open(msgspec.Struct):
@@ -103,6 +121,7 @@ class Books:
     def __init__(self) -> None:
         self.late_results = 0
         self._told = 0
+        self._last_id = 0
         self._rulesets = PublishedRulesets()
         self._latest: dict[str, Ruleset] = {}
         self._sums = Sums()
@@ -138,29 +157,29 @@ class Books:
         waiting = conn.execute(SELECT_WAITING) if self._standing.lanes > 1 else ()
         self._asleep = {row[0] for row in waiting}
 
-    def read(self, seal: Seal, events: Sequence[tuple[int, AuditedEvent]]) -> None:
-        """Post a commit's operations and decisions; compare when a stretch is full."""
+    def read(self, through: int, events: Iterable[tuple[int, AuditedEvent]]) -> None:
+        """Post operations and decisions up to a position; compare when a stretch is full."""
         for position, event in events:
-            if isinstance(event, OperationBooked):
-                self._post(Booked(position, event))
-            elif isinstance(event, Foreign):
-                self._decide(position, event)
-        through = seal.last_id
+            kind = type(event)
+            if kind is OperationBooked:
+                self._post(Booked(position, event))  # type: ignore[arg-type]
+            elif kind is Foreign:
+                self._decide(position, event)  # type: ignore[arg-type]
+        self._last_id = through
         full = self._operations >= OPERATIONS_PER_COMPARE
         if full or through - max(self._compared_to, 0) >= POSITIONS_PER_COMPARE:
             self._compare_stretch(through)
 
-    def finish(self, fold: Fold) -> None:
+    def finish(self) -> None:
         """Compare the rest, what changed afterwards, and what adds up."""
-        standing.check_positions(self._conn, fold.last_id)
+        conn, sums, unposted = self._conn, self._sums, self._unposted
+        standing.check_positions(conn, self._last_id)
         self._compare_stretch(LAST)
         self._compare_late()
-        standing.check_no_stray_status(self._conn, self._told)
-        self._sums.compare(self._conn)
-        standing.check_identity(fold.totals, self._sums.totals, self._unposted.unseen)
-        standing.check_controlled(
-            self._latest, fold.accounts.values(), self._sums.gl, self._unposted.by_subject
-        )
+        standing.check_no_stray_status(conn, self._told)
+        sums.compare(conn)
+        standing.check_identity(conn, sums.totals, unposted.unseen)
+        standing.check_controlled(conn, self._latest, sums.gl, unposted.by_subject)
 
     # --- operations -----------------------------------------------------------------------
 

@@ -29,7 +29,13 @@ from ledger.statuses import apply_results_in_tx
 from projections.positions import INSERT_LANE, LOCK_LANES, select_log, select_visible
 from projections.repair_orders import exists_due
 from projections.rulesets import PublishedRulesets, load_rulesets
-from projections.tables import LIVE_SCHEMA, SHADOW_SCHEMA, connect_to
+from projections.tables import (
+    COMPARED,
+    COMPARED_SUMS,
+    LIVE_SCHEMA,
+    SHADOW_SCHEMA,
+    connect_to,
+)
 
 REBUILD_LOCK = 1_145_393_477
 ROWS_PER_BATCH = 10_000
@@ -95,6 +101,8 @@ def rebuild(
             if visible - filler.position <= NEAR_ROWS:
                 break
             filler.fill(visible, progress)
+        for table in (*COMPARED, *COMPARED_SUMS):
+            shadow.execute(sql.SQL("ANALYZE {}").format(_name(table)))
         failpoint("filled")
         difference, kept = _swap(live, filler, compare, swap, deliver_in_tx, failpoint)
         if difference is not None or not swap:
