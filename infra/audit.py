@@ -1,16 +1,23 @@
 """The whole audit: the ledger's and the books', in one snapshot, with one verdict.
 
-Composition only: `ledger/audit.py` reads the log and compares the heads, `consumers/audit.py`
-posts it again and compares the books. Invariant: nothing is written.
+Composition only: `ledger/audit.py` proves the log and compares the heads, `consumers/audit.py`
+posts the log again and compares the books. A long log is read by two processes at once.
+Invariant: nothing is written, and both parts see the same rows.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
-from psycopg import Connection
+import msgspec
+from psycopg import Connection, IsolationLevel
+from psycopg.conninfo import make_conninfo
 
 from consumers.audit import Books
+from infra.audit_books import Asked, Found
 from ledger import audit as ledger_audit
 from ledger.audit import Digest, Progress, Replay, Verdict, digest, digest_from_line, replay
 from ledger.business_types import BusinessTypes
@@ -27,6 +34,9 @@ __all__ = [
     "verify_in_tx",
 ]
 
+PARALLEL_FROM_EVENTS = 50_000
+SELECT_LAST_ID = "SELECT coalesce(max(last_id), 0) FROM ledger.seals"
+
 
 def verify(
     conn: Connection[Any],
@@ -34,14 +44,24 @@ def verify(
     digest: Digest | None = None,
     types: BusinessTypes | None = None,
     on_progress: Progress | None = None,
+    parallel: bool | None = None,
 ) -> Verdict:
     """Audit ledger and books in one read-only snapshot. The connection must be idle.
 
     `digest` is the log's end as it was kept outside; `on_progress` gets (events done, all).
+    `parallel` reads the books in a process of its own (default: for a long log).
     """
-    return ledger_audit.verify(
-        conn, digest=digest, types=types, readers=(Books(),), on_progress=on_progress
-    )
+    before = conn.isolation_level, conn.read_only
+    conn.isolation_level, conn.read_only = IsolationLevel.REPEATABLE_READ, True
+    try:
+        with conn.transaction():
+            if parallel is None:
+                long = _last_id(conn) >= PARALLEL_FROM_EVENTS
+                parallel = long and (os.cpu_count() or 1) > 1
+            audited = _verify_beside if parallel else verify_in_tx
+            return audited(conn, digest=digest, types=types, on_progress=on_progress)
+    finally:
+        conn.isolation_level, conn.read_only = before
 
 
 def verify_in_tx(
@@ -55,3 +75,47 @@ def verify_in_tx(
     return ledger_audit.verify_in_tx(
         conn, digest=digest, types=types, readers=(Books(),), on_progress=on_progress
     )
+
+
+def _verify_beside(
+    conn: Connection[Any],
+    *,
+    digest: Digest | None = None,
+    types: BusinessTypes | None = None,
+    on_progress: Progress | None = None,
+) -> Verdict:
+    """Audit the ledger here and the books in another process, in this snapshot.
+
+    A difference in the ledger goes first: the books start from what it proves.
+    """
+    row = conn.execute("SELECT pg_export_snapshot()").fetchone()
+    assert row is not None
+    url = make_conninfo(conn.info.dsn, password=conn.info.password or None)
+    command = [sys.executable, "-m", "infra.audit_books"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(msgspec.json.encode(Asked(url, row[0], _last_id(conn))) + b"\n")
+        process.stdin.close()
+        verdict = ledger_audit.verify_in_tx(
+            conn, digest=digest, types=types, on_progress=on_progress
+        )
+        if not verdict.passed:
+            process.kill()
+            return verdict
+        said = process.stdout.read()
+    if process.returncode != 0:
+        msg = f"the books' part of the audit ended with status {process.returncode}"
+        raise ChildProcessError(msg)
+    found = msgspec.json.decode(said, type=Found)
+    return msgspec.structs.replace(
+        verdict,
+        checks=verdict.checks + found.checks,
+        notes=found.notes,
+        difference=found.difference,
+    )
+
+
+def _last_id(conn: Connection[Any]) -> int:
+    row = conn.execute(SELECT_LAST_ID).fetchone()
+    return int(row[0]) if row is not None else 0

@@ -78,10 +78,10 @@ class Reader(Protocol):
     def start(self, conn: Connection[Any]) -> None:
         """Begin, in the audit's transaction and before the first commit is read."""
 
-    def read(self, seal: Seal, events: Sequence[tuple[int, AuditedEvent]]) -> None:
+    def read(self, through: int, events: Sequence[tuple[int, AuditedEvent]]) -> None:
         """Take a proved commit's events, in order, each with its position."""
 
-    def finish(self, fold: Fold) -> None:
+    def finish(self) -> None:
         """Compare with what is stored, after the last commit and after the heads agreed."""
 
 
@@ -135,7 +135,7 @@ def verify_in_tx(
             for commit in read:
                 events = fold.read(commit)
                 for reader in readers:
-                    reader.read(commit.seal, events)
+                    reader.read(commit.seal.last_id, events)
                 last = commit.seal
                 commits += 1
                 if on_progress is not None:
@@ -144,7 +144,7 @@ def verify_in_tx(
         compare_heads(conn, fold)
         passed.append(HEADS)
         for reader in readers:
-            reader.finish(fold)
+            reader.finish()
             passed += reader.checks
     except DifferenceFound as found:
         difference = found.difference

@@ -88,16 +88,16 @@ class Sums:
 
     def add_operation(self, operation: OperationBooked) -> None:
         """Add an operation's movements to its accounts' days."""
-        book_id, date = operation.book_id, operation.business_date
+        book_id, date, days = operation.book_id, operation.business_date, self.days
         for leg in operation.legs:
-            if leg.kind not in MOVEMENT_KINDS:
-                continue
-            key = (book_id, leg.account, leg.currency, date)
-            day = self.days.get(key)
-            if day is None:
-                day = self.days[key] = [0, 0, 0, 0]
-            day[1 if leg.kind == "credit" else 0] += leg.amount_minor
-            day[2], day[3] = leg.balance_minor, leg.version  # versions only grow
+            kind = leg.kind
+            if kind in MOVEMENT_KINDS:
+                key = (book_id, leg.account, leg.currency, date)
+                day = days.get(key)
+                if day is None:
+                    day = days[key] = [0, 0, 0, 0]
+                day[kind == "credit"] += leg.amount_minor
+                day[2], day[3] = leg.balance_minor, leg.version  # versions only grow
 
     def compare(self, conn: Connection[Any]) -> None:
         """Compare all three tables. Raises `DifferenceFound`."""

@@ -32,6 +32,34 @@ def test_the_audit_writes_nothing_and_names_what_it_has_checked(story_url: str) 
     assert row == ("off",)
 
 
+def test_two_processes_give_the_verdict_of_one(story_url: str, digest: Digest) -> None:
+    with psycopg.connect(story_url) as conn:
+        one = audit.verify(conn, digest=digest, parallel=False)
+        two = audit.verify(conn, digest=digest, parallel=True)
+    assert one.passed
+    assert two == one
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("projections.voucher_lines", "amount_minor"), ("ledger.accounts", "reserve")],
+)
+def test_two_processes_name_the_row_as_one_does(database_url: str, table: str, column: str) -> None:
+    story.tell(database_url)
+    with psycopg.connect(database_url) as conn:
+        conn.execute("SET session_replication_role = replica")
+        conn.execute(
+            f"UPDATE {table} SET {column} = {column} + 1 "
+            f"WHERE ctid = (SELECT min(ctid) FROM {table})".encode()
+        )
+        conn.commit()
+        one = audit.verify(conn, parallel=False)
+        two = audit.verify(conn, parallel=True)
+    assert one.difference is not None
+    assert (one.difference.table, one.difference.column) == (table, column)
+    assert two.difference == one.difference
+
+
 def test_progress_counts_every_event_once(story_url: str) -> None:
     seen: list[tuple[int, int]] = []
     with psycopg.connect(story_url) as conn:
