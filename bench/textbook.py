@@ -27,7 +27,7 @@ SCHEMA = """
     CREATE TABLE entries (
         transfer_id bigint NOT NULL,
         side        text   NOT NULL CHECK (side IN ('debit', 'credit')),
-        account_id  bigint NOT NULL REFERENCES accounts,
+        account_id  bigint NOT NULL,
         amount      bigint NOT NULL CHECK (amount > 0),
         booked_at   timestamptz NOT NULL DEFAULT now(),
         PRIMARY KEY (transfer_id, side)

@@ -63,7 +63,7 @@ def run(run: Run) -> None:
                 rate = textbook_rate(
                     textbook_url, script, connections=connections, seconds=scale.textbook_s
                 )
-                _add_other(run, f"textbook SQL, {connections} connections", rate)
+                _add_other(run, f"textbook SQL, connections: {connections}", rate)
             seconds = transfers_s(bank, accounts, scale.aggregate_transfers, number)
             _add_other(
                 run, "eventsourcing aggregates, 1 caller", scale.aggregate_transfers / seconds
