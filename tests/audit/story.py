@@ -8,6 +8,7 @@ an inflow went to suspense; a message was set aside.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 
 import psycopg
 
@@ -27,18 +28,18 @@ OVERRIDDEN = "interest"
 LATER_DAY = "2026-02-02"
 
 
-def tell(database_url: str) -> None:
-    """Write the story into a migrated database and let the books catch up."""
+def tell(database_url: str, consume: Callable[[str], None] = consume_log) -> None:
+    """Write the story into a migrated database and let the books catch up by `consume`."""
     with running_ledger(database_url) as ledger:
         publish(database_url, without(shipped_ruleset(), NO_RULE, REPAIRED, OVERRIDDEN))
         open_accounts(ledger)
         first_day(ledger)
-        consume_log(database_url)
+        consume(database_url)
         repair(database_url)
-        consume_log(database_url)
+        consume(database_url)
         ledger.open_day(LATER_DAY)
         second_day(ledger)
-        consume_log(database_url)
+        consume(database_url)
 
 
 def without(ruleset: Ruleset, *business_types: str) -> Ruleset:
