@@ -18,7 +18,7 @@ BROKER := kafka
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check lint kafka kafka-stop kafka-jars bench docs clean
+.PHONY: help setup demo serve test check lint schemas kafka kafka-stop kafka-jars bench docs clean
 
 help: ## Show this list
 	@echo "Daybook: an event-sourced payment ledger. Start with: make demo"
@@ -49,6 +49,9 @@ lint: setup ## The quick part of check: everything but the tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q tests/tidy
+
+schemas: setup ## Write the JSON schemas of the ledger's events anew
+	@$(BIN)/python -m ledger.event_schemas
 
 kafka: setup ## Start a real Kafka broker on 127.0.0.1:9092 (Docker if it answers, else Maven + Java)
 	@$(BIN)/python -m infra.kafka start --port $(KAFKA_PORT)
