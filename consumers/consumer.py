@@ -91,6 +91,7 @@ class Consumer:
         self._swept_at = 0.0
         self._head = 0
         self._last_lane = 0
+        self._left_at: dict[int, int] = {}  # where this consumer left each lane
         self.log: LogName = select_log(conn)
         self.rulesets = PublishedRulesets()
         assign_lanes(conn, bus.lanes)
@@ -136,12 +137,13 @@ class Consumer:
         self._last_lane = poll.lane
         self._refuse_ahead(poll)
         try:
-            self._fill_gap(poll)
+            self._meet_lane(poll)
             self._write_rows(poll.lane, poll.rows, poll.through)
         except Unreadable as error:
             self._stand_before(Stuck(poll.lane, error))
             self.bus.rewind()
             return False
+        self._left_at[poll.lane] = poll.through
         self._failpoint("committed")
         self.bus.acknowledge(poll)
         self.counts.polls += 1
@@ -225,14 +227,19 @@ class Consumer:
                     f"{self._head}: this database is older than the bus"
                 )
 
-    def _fill_gap(self, poll: Poll) -> None:
-        """Read from the store what the bus no longer has (retention, a message set aside)."""
+    def _meet_lane(self, poll: Poll) -> None:
+        """Learn what a lane met with another consumer, and what the bus has lost of it."""
         lanes = {row.lane: row for row in select_lanes(self.conn)}
         if poll.lane not in lanes:
             raise LanesChanged(f"lane {poll.lane} is gone")
         position = lanes[poll.lane].position
-        if poll.after <= position:
-            return
+        if self._left_at.get(poll.lane) != position:
+            load_rulesets(self.conn, self.rulesets)
+        if poll.after > position:
+            self._fill_gap(poll, position)
+
+    def _fill_gap(self, poll: Poll, position: int) -> None:
+        """Read from the store what the bus no longer has (retention, a message set aside)."""
         log.error("gap_filled", lane=poll.lane, after=position, through=poll.after)
         self.counts.filled_gaps += 1
         while position < poll.after:

@@ -46,7 +46,7 @@ from projections.repair_orders import (
     lock_due_order_in_tx,
     mark_performed_in_tx,
 )
-from projections.rulesets import PublishedRulesets
+from projections.rulesets import PublishedRulesets, load_rulesets
 
 OVERRIDE_RULE = "override"
 OVERRIDE_REFUSED = "override_refused"
@@ -65,6 +65,7 @@ def wake_in_tx(
         waiters = lock_waiters_in_tx(conn, frontier)
         if not waiters:
             break
+        load_rulesets(conn, rulesets)  # a waiter may have come by a lane that is ahead
         operations = select_operations(conn, (waiter.position for waiter in waiters))
         changes = []
         for waiter in waiters:
@@ -96,6 +97,7 @@ def perform_order_in_tx(
     order = lock_due_order_in_tx(conn, select_visible(conn))
     if order is None:
         return None
+    load_rulesets(conn, rulesets)
     changed = sweep_waiters_in_tx(conn, rulesets, lane)
     names = [(order.book_id, operation_id) for operation_id in order.operation_ids]
     named = lock_open_in_tx(conn, names, below=order.position)

@@ -27,7 +27,7 @@ INSERT = """
 """
 SELECT_ALL = """
     SELECT position, book_id, ruleset_hash, label, effective_from, maker, document
-    FROM rulesets ORDER BY position
+    FROM rulesets WHERE position <> ALL(%s) ORDER BY position
 """
 SELECT_LATEST = """
     SELECT document FROM rulesets WHERE book_id = %s ORDER BY position DESC LIMIT 1
@@ -67,8 +67,9 @@ class Chosen(msgspec.Struct, frozen=True, gc=False):
 
 
 class PublishedRulesets:
-    """Every ruleset met so far, compiled. A cache of facts of the log: it is never wrong,
-    only behind, and a lane meets every ruleset below an operation before the operation.
+    """Every ruleset met so far, compiled. A cache of facts of the log: never wrong, but behind
+    when another process has met one first: `load_rulesets` catches up. Whatever lane an
+    operation came by, the rulesets below it were in the table before its outcome.
     """
 
     def __init__(self) -> None:
@@ -96,6 +97,10 @@ class PublishedRulesets:
             if position < below and effective_from <= business_date:
                 return Chosen(position, ruleset)
         return None
+
+    def positions(self) -> list[int]:
+        """List what is known."""
+        return sorted(self._positions)
 
     def named(self, book_id: str, ruleset_hash: str, *, below: int) -> Chosen | None:
         """Find the version that a decision names, if it was published before."""
@@ -126,9 +131,9 @@ def insert_rulesets_in_tx(
 
 
 def load_rulesets(conn: Connection[Any], into: PublishedRulesets) -> None:
-    """Read every publication that the lanes have met."""
+    """Read every publication that any lane has met and `into` has not."""
     for position, book_id, _hash, _label, effective_from, _maker, document in conn.execute(
-        SELECT_ALL
+        SELECT_ALL, (into.positions(),)
     ):
         ruleset = Ruleset.from_document(msgspec.json.decode(document))
         into.add(position, book_id, effective_from, ruleset)
