@@ -34,7 +34,7 @@ __all__ = [
     "verify_in_tx",
 ]
 
-PARALLEL_FROM_EVENTS = 50_000
+PARALLEL_FROM_EVENTS = 100_000
 SELECT_LAST_ID = "SELECT coalesce(max(last_id), 0) FROM ledger.seals"
 
 
