@@ -97,13 +97,16 @@ def _verify_beside(
         assert process.stdout is not None
         process.stdin.write(msgspec.json.encode(Asked(url, row[0], _last_id(conn))) + b"\n")
         process.stdin.close()
-        verdict = ledger_audit.verify_in_tx(
-            conn, digest=digest, types=types, on_progress=on_progress
-        )
-        if not verdict.passed:
-            process.kill()
-            return verdict
-        said = process.stdout.read()
+        try:
+            verdict = ledger_audit.verify_in_tx(
+                conn, digest=digest, types=types, on_progress=on_progress
+            )
+            if not verdict.passed:
+                return verdict
+            said = process.stdout.read()
+            process.wait()
+        finally:
+            process.kill()  # does nothing unless this part has ended first
     if process.returncode != 0:
         msg = f"the books' part of the audit ended with status {process.returncode}"
         raise ChildProcessError(msg)

@@ -16,6 +16,7 @@ from ledger import operation as op
 from ledger.account import Account, LegContext, decide_leg, flow_of
 from ledger.errors import Rejection, RejectionReason
 from ledger.evolve import evolve
+from ledger.money import AMOUNT_MAX
 
 ENGINE = "daybook"  # the principal of what the engine does by itself
 Lookup = Callable[[str], Account | None]
@@ -63,7 +64,10 @@ def decide_legs(
         if isinstance(decision, Rejection):
             if not _goes_to_suspense(account, leg, context):
                 return decision
-            account = _suspend(legs, leg, leg_no, context, decision, lookup, suspense)
+            suspended = _suspend(legs, leg, leg_no, context, decision, lookup, suspense)
+            if isinstance(suspended, Rejection):
+                return suspended
+            account = suspended
         else:
             assert account is not None
             account = evolve(account, decision)
@@ -108,14 +112,19 @@ def _suspend(
     why: Rejection,
     lookup: Lookup,
     suspense: SuspenseOf,
-) -> Account:
-    """Credit the suspense account instead; it is opened when the book has none yet."""
+) -> Account | Rejection:
+    """Credit the suspense account instead; it is opened when the book has none yet.
+
+    Refused only when the suspense account itself could not count so much.
+    """
     number = suspense_number(leg.currency)
     account = legs.accounts.get(number) or lookup(number)
     if account is None:
         opening = _suspense_opened(number, leg.currency, context, suspense)
         legs.events.append((number, opening))
         account = evolve(None, opening)
+    if account.credit_total_minor + leg.amount_minor > AMOUNT_MAX:
+        return Rejection(RejectionReason.AMOUNT_OVERFLOW, leg_no, number)
     event = ev.AccountCredited(
         number,
         context.operation_id,

@@ -178,6 +178,16 @@ def test_books_that_lag_behind_the_log_are_compared_up_to_their_position(
     assert verdict.difference is None
 
 
+def test_suspense_that_is_a_day_ahead_of_an_inflow_passes(database_url: str) -> None:
+    with running_ledger(database_url) as ledger:
+        ledger.open("SUSPENSE-CNY", type="suspense", business_date="2026-02-01")
+        answer = ledger.answer(b.post("recharge", b.credit("NOBODY", 5)))
+        with psycopg.connect(database_url) as conn:
+            verdict = audit.verify(conn)
+    assert answer.status == "booked"
+    assert verdict.difference is None
+
+
 def test_the_audit_passes_while_posting_and_posting_of_vouchers_go_on(database_url: str) -> None:
     stop = threading.Event()
     with running_ledger(database_url) as ledger:

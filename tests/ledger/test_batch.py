@@ -10,6 +10,7 @@ from ledger.account import Account
 from ledger.codec import account_stream, operation_stream
 from ledger.errors import OperationIdReused, RejectionReason, VersionMismatch
 from ledger.job import Outcome, Recorded
+from ledger.money import AMOUNT_MAX
 from tests.ledger import builders as b
 
 R = RejectionReason
@@ -205,6 +206,22 @@ def test_suspense_is_opened_once_and_used_again() -> None:
         b.events_of(decided)[1]
     ]
     assert decided.touched["SUSPENSE-CNY"].balance_minor == 150
+
+
+def test_what_suspense_itself_could_not_count_is_refused_and_hurts_no_neighbour() -> None:
+    """A third inflow of the greatest amount made the whole batch fail in the store."""
+    closed = b.account("C-1", status="closed")
+    posts = [b.post("recharge", b.credit("C-1", AMOUNT_MAX)) for _ in range(3)]
+    decided = b.decide(b.loaded(closed), *posts)
+    assert b.reasons(decided) == [None, R.AMOUNT_OVERFLOW, R.AMOUNT_OVERFLOW]
+
+
+def test_an_inflow_into_suspense_that_is_a_day_ahead_keeps_the_accounts_days_in_order() -> None:
+    suspense = b.account("SUSPENSE-CNY", type="suspense", business_date="2026-02-01")
+    closed = b.account("C-1", status="closed")
+    decided = b.decide(b.loaded(closed, suspense), b.post("recharge", b.credit("C-1", 5)))
+    booked, credited = b.events_of(decided)
+    assert (booked.business_date, credited.business_date) == (b.DAY, "2026-02-01")
 
 
 def test_money_out_of_a_refusing_account_is_never_suspended() -> None:
