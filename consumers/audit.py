@@ -36,7 +36,12 @@ from consumers.posting import (
     settle,
     settle_waiting,
 )
-from consumers.resolution import OVERRIDE_REFUSED, overriding_voucher, refused_override
+from consumers.resolution import (
+    OVERRIDE_REFUSED,
+    chart_below,
+    overriding_voucher,
+    refused_override,
+)
 from ledger.audit_fold import AuditedEvent, Foreign
 from ledger.audit_verdict import differ
 from ledger.events import OperationBooked
@@ -408,7 +413,8 @@ def _settled_by(
         tried = attempt(rulesets, booked, below=position, ruleset_hash=order.ruleset_hash)
         return settle(tried, position)
     given = GivenVoucher(order.accounting_date, order.lines)
-    refusal = refused_override(given, booked.operation)
+    chart = chart_below(rulesets, booked.operation, position)
+    refusal = refused_override(given, booked.operation, chart)
     if refusal is not None:
         return settle(Attempt(booked, None, Refused(OVERRIDE_REFUSED, refusal)), position)
     voucher = overriding_voucher(order.book_id, position, given, booked.operation)

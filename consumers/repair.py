@@ -27,7 +27,7 @@ from accounting.voucher import Voucher
 from consumers.log_rows import select_operations
 from consumers.messages import Booked
 from consumers.posting import Attempt, attempt
-from consumers.resolution import overriding_voucher, refused_override
+from consumers.resolution import chart_below, overriding_voucher, refused_override
 from ledger.errors import NotFound
 from ledger.events import OperationBooked
 from projections.outcomes import PARKED, WAITING
@@ -208,7 +208,10 @@ def propose_override(
     if explained.parked.status not in (PARKED, WAITING):
         raise DecisionRefused("override_refused", f"the operation is {explained.parked.status}")
     given = GivenVoucher(accounting_date, tuple(lines))
-    refusal = refused_override(given, explained.operation)
+    rulesets = PublishedRulesets()
+    load_rulesets(conn, rulesets)
+    chart = chart_below(rulesets, explained.operation, select_head(conn) + 1)
+    refusal = refused_override(given, explained.operation, chart)
     if refusal is not None:
         raise DecisionRefused("override_refused", refusal)
     override_id = decisions.propose_override(

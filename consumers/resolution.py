@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
+from accounting.chart import Chart
 from accounting.voucher import Voucher, VoucherLine, currency_differences, voucher_id_of
 from consumers.log_rows import select_operations
 from consumers.messages import Booked
@@ -124,7 +125,8 @@ def _settled_by(order: RepairOrderRow, rulesets: PublishedRulesets, booked: Book
         tried = attempt(rulesets, booked, below=order.position, ruleset_hash=order.ruleset_hash)
         return settle(tried, order.position)
     given = msgspec.json.decode(order.given or "", type=GivenVoucher)
-    refusal = refused_override(given, booked.operation)
+    chart = chart_below(rulesets, booked.operation, order.position)
+    refusal = refused_override(given, booked.operation, chart)
     if refusal is not None:
         return settle(Attempt(booked, None, Refused(OVERRIDE_REFUSED, refusal)), order.position)
     voucher = overriding_voucher(order.book_id, order.position, given, booked.operation)
@@ -162,11 +164,22 @@ def overriding_voucher(
     )
 
 
-def refused_override(given: GivenVoucher, operation: OperationBooked) -> str | None:
+def chart_below(
+    rulesets: PublishedRulesets, operation: OperationBooked, position: int
+) -> Chart | None:
+    """Find the chart that an operation's override is held against; None without any rules."""
+    chosen = rulesets.choose(operation.book_id, operation.business_date, below=position)
+    return None if chosen is None else chosen.ruleset.chart
+
+
+def refused_override(
+    given: GivenVoucher, operation: OperationBooked, chart: Chart | None
+) -> str | None:
     """Say what is wrong with given lines; None when they may stand.
 
-    They balance, and the lines on accounts are exactly the operation's movement legs: else
-    a controlled subject would no longer equal the sum of its accounts.
+    They balance, and the lines on accounts are exactly the operation's movement legs, and no
+    other line is on a controlled subject: else it would no longer equal the sum of its
+    accounts. What is off the balance sheet is the chart's to say.
     """
     if not given.lines:
         return "no lines"
@@ -198,4 +211,15 @@ def refused_override(given: GivenVoucher, operation: OperationBooked) -> str | N
     )
     if said != moved:
         return "the lines on accounts are not the operation's legs"
+    return None if chart is None else _refused_by_chart(given, chart)
+
+
+def _refused_by_chart(given: GivenVoucher, chart: Chart) -> str | None:
+    for line in given.lines:
+        if line.subject not in chart.leaves:
+            return f"subject {line.subject} cannot be posted to"
+        if line.off_balance != (line.subject in chart.off_balance):
+            return f"subject {line.subject}: the chart says what is off the balance sheet"
+        if line.account is None and line.subject in chart.controlled:
+            return f"subject {line.subject} is controlled: a line on it names its account"
     return None

@@ -263,6 +263,13 @@ def test_an_override_needs_two_people_and_keeps_both_names(database_url: str) ->
             "not the operation's legs",
         ),
         ([GivenLine("debit", "1", "CNY", 0)], "not a line"),
+        (lines(fee_subject="5001"), "5001 cannot be posted to"),
+        (lines(fee_subject="nowhere"), "nowhere cannot be posted to"),
+        (lines(fee_subject="2001.01"), "2001.01 is controlled"),
+        (
+            [*lines(), GivenLine("debit", "5001.01", "CNY", 7, off_balance=True)],
+            "5001.01: the chart says what is off the balance sheet",
+        ),
     ],
 )
 def test_an_override_whose_lines_cannot_stand_is_refused(
