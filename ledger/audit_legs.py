@@ -62,6 +62,8 @@ class Legs:
             if key in self._legs:
                 _unlike(position, f"state.legs[{leg.no}].version", "a version of its own", key[1])
             self._legs[key] = (operation, leg, after, position)
+        if operation.issues:
+            _check_issues(operation, position)
         for number in touched:
             _unlike(position, f"state.accounts[{number}]", "the version of a leg", None)
 
@@ -157,6 +159,21 @@ class Legs:
             _unlike(position, what, "an account event", f"none in {operation.operation_id}")
         for command, position in self._commands.values():
             _unlike(position, "state.event", command.event, None)
+
+
+def _check_issues(operation: ev.OperationBooked, position: int) -> None:
+    """Prove that each leg that went elsewhere is an issue, and each issue such a leg."""
+    sent_elsewhere = [
+        (leg.no, leg.account, leg.intended_account, leg.amount_minor, leg.currency)
+        for leg in operation.legs
+        if leg.intended_account is not None
+    ]
+    issues = [
+        (issue.leg_no, issue.account, issue.intended_account, issue.amount_minor, issue.currency)
+        for issue in operation.issues
+    ]
+    if issues != sent_elsewhere:
+        _unlike(position, "state.issues", sent_elsewhere, issues)
 
 
 def check_touched(touched: ev.TouchedAccount, account: Account, position: int) -> None:

@@ -15,6 +15,7 @@ from ledger import events as ev
 from ledger import operation as op
 from ledger.account import Account
 from ledger.errors import Rejection, RejectionReason
+from ledger.legs import SUSPENSE_PREFIX
 
 R = RejectionReason
 
@@ -40,6 +41,9 @@ def decide_open(
     """Open an account: the number is free, the parent exists and has the same currency."""
     if existing is not None:
         return Rejection(R.ACCOUNT_EXISTS, 0, request.account)
+    if request.account.startswith(SUSPENSE_PREFIX):
+        # Opened with another currency or side, it could not take what is sent there.
+        return Rejection(R.ACCOUNT_EXISTS, 0, request.account, "the engine opens it itself")
     if request.parent is not None:
         if parent is None:
             return Rejection(R.UNKNOWN_PARENT, 0, request.account, request.parent)

@@ -19,6 +19,7 @@ from ledger.evolve import evolve
 from ledger.money import AMOUNT_MAX
 
 ENGINE = "daybook"  # the principal of what the engine does by itself
+SUSPENSE_PREFIX = "SUSPENSE-"  # numbers that begin so are opened by the engine alone
 Lookup = Callable[[str], Account | None]
 
 
@@ -41,7 +42,7 @@ class SuspenseOf(msgspec.Struct, frozen=True):
 
 def suspense_number(currency: str) -> str:
     """Return the number of the book's suspense account in a currency."""
-    return f"SUSPENSE-{currency}"
+    return f"{SUSPENSE_PREFIX}{currency}"
 
 
 def decide_legs(

@@ -180,7 +180,10 @@ def test_books_that_lag_behind_the_log_are_compared_up_to_their_position(
 
 def test_suspense_that_is_a_day_ahead_of_an_inflow_passes(database_url: str) -> None:
     with running_ledger(database_url) as ledger:
-        ledger.open("SUSPENSE-CNY", type="suspense", business_date="2026-02-01")
+        ledger.answer(b.post("recharge", b.credit("NOBODY", 5)))
+        # given history that was imported into suspense with a later date
+        later = {"business_date": "2026-02-01", "value_date": "2026-02-01"}
+        ledger.answer(b.post("history_credit", b.credit("SUSPENSE-CNY", 1), **later))
         answer = ledger.answer(b.post("recharge", b.credit("NOBODY", 5)))
         with psycopg.connect(database_url) as conn:
             verdict = audit.verify(conn)

@@ -208,6 +208,12 @@ def test_suspense_is_opened_once_and_used_again() -> None:
     assert decided.touched["SUSPENSE-CNY"].balance_minor == 150
 
 
+def test_nobody_but_the_engine_opens_a_suspense_account() -> None:
+    """One opened in dollars took an inflow of yuan, and booked it as dollars."""
+    decided = b.decide(b.loaded(), b.open_account("SUSPENSE-CNY", currency="USD"))
+    assert b.reasons(decided) == [R.ACCOUNT_EXISTS]
+
+
 def test_what_suspense_itself_could_not_count_is_refused_and_hurts_no_neighbour() -> None:
     """A third inflow of the greatest amount made the whole batch fail in the store."""
     closed = b.account("C-1", status="closed")
