@@ -12,6 +12,7 @@ from psycopg import Connection, IsolationLevel
 from accounting.ruleset_files import shipped_ruleset
 from infra import audit
 from infra.audit import Digest
+from ledger import operation as op
 from ledger.audit import Difference, DigestUnreadable, digest_from_line
 from ledger.codec import Row
 from ledger.log import Log
@@ -188,6 +189,18 @@ def test_suspense_that_is_a_day_ahead_of_an_inflow_passes(database_url: str) -> 
         with psycopg.connect(database_url) as conn:
             verdict = audit.verify(conn)
     assert answer.status == "booked"
+    assert verdict.difference is None
+
+
+def test_an_inflow_for_a_suspense_account_that_is_closed_passes(database_url: str) -> None:
+    with running_ledger(database_url) as ledger:
+        ledger.answer(b.post("recharge", b.credit("NOBODY", 5)))
+        ledger.answer(b.post("suspense_clear", b.debit("SUSPENSE-CNY", 5)))
+        ledger.answer(b.command("SUSPENSE-CNY", op.SetPaymentStatus(payment_status="blocked")))
+        answer = ledger.answer(b.post("recharge", b.credit("SUSPENSE-CNY", 7)))
+        with psycopg.connect(database_url) as conn:
+            verdict = audit.verify(conn)
+    assert answer.issues
     assert verdict.difference is None
 
 
