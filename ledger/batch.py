@@ -179,15 +179,16 @@ class _Decider:
             if isinstance(found, Rejection):
                 return self._reject(submission, found)
             original = found
+        refunded = self._refunded(original, kind, operation)
+        if isinstance(refunded, Rejection):
+            return self._reject(submission, refunded)
         legs = decide_legs(operation.legs, context, self._account, self.suspense)
         if isinstance(legs, Rejection):
             return self._reject(submission, legs)
-        refunded: dict[str, int] = {}
-        if original is not None:
-            checked = self._check_original(original, kind, operation, legs)
-            if isinstance(checked, Rejection):
-                return self._reject(submission, checked)
-            refunded = checked
+        if original is not None and kind.stage in ("succeeded", "failed"):
+            unfinished = self._unfinished_payout(original, legs)
+            if unfinished is not None:
+                return self._reject(submission, unfinished)
         return self._book(submission, operation, context, legs, original, refunded)
 
     def _dates_refusal(
@@ -230,14 +231,18 @@ class _Decider:
             raise Missing(originals={operation_id})
         return self.loaded.originals[operation_id]
 
-    def _check_original(
-        self, original: Original, kind: BusinessType, operation: op.Operation, legs: Legs
+    def _unfinished_payout(self, original: Original, legs: Legs) -> Rejection | None:
+        for account, hold_id in original.holds:
+            head = legs.accounts.get(account) or self._account(account)
+            if head is not None and hold_id in head.holds:
+                return Rejection(R.PAYOUT_INCOMPLETE, 0, account, hold_id)
+        return None
+
+    def _refunded(
+        self, original: Original | None, kind: BusinessType, operation: op.Operation
     ) -> dict[str, int] | Rejection:
-        if kind.stage in ("succeeded", "failed"):
-            for account, hold_id in original.holds:
-                head = legs.accounts.get(account) or self._account(account)
-                if head is not None and hold_id in head.holds:
-                    return Rejection(R.PAYOUT_INCOMPLETE, 0, account, hold_id)
+        if original is None:
+            return {}
         if not kind.refund:
             return dict(original.refunded)
         return refund_of(
@@ -285,7 +290,7 @@ class _Decider:
             submission.fingerprint,
             tuple(legs.booked),
             tuple(touched_account(account) for account in legs.accounts.values()),
-            _named_amounts(operation),
+            op.named_amounts(operation),
             operation.orders,
             original_id,
             _relation(kind, original, legs),
@@ -464,18 +469,6 @@ class _Decider:
                 )
                 assert isinstance(submission.body, op.Operation)
                 self._book(submission, submission.body, context, legs, None, {})
-
-
-def _named_amounts(operation: op.Operation) -> dict[str, ev.NamedAmount]:
-    if not operation.amounts:
-        return {}
-    currency = operation.legs[0].currency if operation.legs else ""
-    return {
-        name: ev.NamedAmount(amount.amount_minor, amount.currency)
-        if isinstance(amount, op.RequestedAmount)
-        else ev.NamedAmount(amount, currency)
-        for name, amount in sorted(operation.amounts.items())
-    }
 
 
 def _relation(kind: BusinessType, original: Original | None, legs: Legs) -> str | None:

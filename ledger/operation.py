@@ -18,6 +18,7 @@ from ledger.errors import InvalidRequest, LedgerError
 from ledger.events import (
     BookedLeg,
     Issue,
+    NamedAmount,
     OrderNumbers,
     TouchedAccount,
 )
@@ -306,3 +307,16 @@ def _check_amounts(operation: Operation) -> None:
                 f"amounts.{name}: state its currency, the legs do not have exactly one",
                 code="amount_without_currency",
             )
+
+
+def named_amounts(operation: Operation) -> dict[str, NamedAmount]:
+    """Return the named amounts with their currencies, by name."""
+    if not operation.amounts:
+        return {}
+    currency = operation.legs[0].currency if operation.legs else ""
+    return {
+        name: NamedAmount(amount.amount_minor, amount.currency)
+        if isinstance(amount, RequestedAmount)
+        else NamedAmount(amount, currency)
+        for name, amount in sorted(operation.amounts.items())
+    }

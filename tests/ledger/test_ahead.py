@@ -245,7 +245,6 @@ def test_a_kill_while_batches_overlap_loses_and_doubles_nothing(
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     acknowledged = set(killed.stdout.split())
-    assert len(acknowledged) >= 2 * SIZE - SIZE // 10
 
     with running_ledger(database_url) as ledger:
         answers = _post_overlapping(ledger, [_transfers(seed) for seed in range(6)])
