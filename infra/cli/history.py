@@ -21,7 +21,7 @@ from infra.csv_import.csv_import import Progress, plan_import
 from infra.csv_import.report import DIFFERENCE_COLUMNS
 from infra.settings import Settings
 
-DIFFERENCES_SHOWN = 20
+DIFFERENCES_SHOWN = 100
 ERRORS_SHOWN = 50
 
 import_app = typer.Typer(help="Import history from files.", no_args_is_help=True)
