@@ -57,8 +57,9 @@ def replay(
 ) -> Replay:
     """Fold an account's events: all, or up to an instant, a version or the end of a date.
 
-    Raises `NotFound` when the account had no event by then, `InvalidRequest` for an instant
-    without UTC offset or more than one point, `LogCorrupt` for a row that is not as written.
+    Raises `NotFound` when the account had no event by then or has fewer versions,
+    `InvalidRequest` for an instant without UTC offset or more than one point, and
+    `LogCorrupt` for a row that is not as written.
     """
     included = _until(at, at_version, at_date)
     account: Account | None = None
@@ -81,6 +82,8 @@ def replay(
             )
     if account is None:
         raise NotFound(f"no account {number!r} in book {book_id!r} by then")
+    if at_version is not None and account.version < at_version:
+        raise NotFound(f"account {number!r} has only {account.version} versions")
     return Replay(account, tuple(events))
 
 

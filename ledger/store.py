@@ -91,6 +91,6 @@ def _row_of(event: StoredEvent) -> Row:
 
 
 class Factory(PostgresFactory):
-    """Makes `PERSISTENCE_MODULE=ledger.store` mean this recorder."""
+    """Makes `PERSISTENCE_MODULE=ledger.store:Factory` mean this recorder."""
 
     application_recorder_class = DaybookRecorder

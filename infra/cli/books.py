@@ -128,9 +128,6 @@ def _books_pairs(identity: dict[str, Any]) -> list[tuple[str, object]]:
 
 def _status_pairs(status: dict[str, Any]) -> list[tuple[str, object]]:
     engine, log, book = status["engine"], status["log"], status["book"]
-    fresh = status["books"]["freshness"]
-    behind = fresh["lag_operations"]
-    lag = f"{behind:,} operations, {fresh['lag_s']:.1f} s behind"
     running = "running" if engine["running"] else f"stopped: {engine['stopped_by']}"
     return [
         ("version", status["version"]),
@@ -140,5 +137,4 @@ def _status_pairs(status: dict[str, Any]) -> list[tuple[str, object]]:
             "log",
             f"{log['log_id']} (incarnation {log['incarnation']}), position {log['position']:,}",
         ),
-        ("books", f"position {fresh['position']:,}, {lag if behind else 'up to date'}"),
     ]

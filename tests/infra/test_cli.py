@@ -280,6 +280,7 @@ def test_replay_shows_the_balance_at_a_version_and_what_made_it(daybook: Daybook
     now = daybook("audit", "replay", "C-replay")
     assert "3 events made this balance" in now.out
     assert daybook("audit", "replay", "C-nobody").code == ExitCode.REFUSED
+    assert daybook("audit", "replay", "C-replay", "--at-version", "99").code == ExitCode.REFUSED
     assert daybook("audit", "replay", "C-replay", "--at", "noon").code == ExitCode.USAGE
 
 
