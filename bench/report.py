@@ -1,4 +1,4 @@
-"""Put the figures of a run into `bench/README.md`: `python -m bench.report FILE.json`.
+"""Put the figures of a run into `bench/figures.md`: `python -m bench.report FILE.json`.
 
 Invariant: only what stands between the two marks is replaced, and all of it comes from the file.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.sheet import shown
 
-README = Path(__file__).with_name("README.md")
+FIGURES = Path(__file__).with_name("figures.md")
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
@@ -37,11 +37,11 @@ def markdown_of(document: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def put_into_readme(document: dict[str, Any], readme: Path = README) -> None:
+def put_into_page(document: dict[str, Any], page: Path = FIGURES) -> None:
     """Replace the figures between the marks. Raises ValueError when a mark is missing."""
-    text = readme.read_text("utf-8")
+    text = page.read_text("utf-8")
     before, rest = text[: text.index(BEGIN)], text[text.index(END) :]
-    readme.write_text(f"{before}{BEGIN}\n\n{markdown_of(document)}\n\n{rest}", "utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{markdown_of(document)}\n\n{rest}", "utf-8")
 
 
 def _section_table(subjects: dict[str, dict[str, dict[str, Any]]]) -> str:
@@ -60,4 +60,4 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    put_into_readme(json.loads(Path(sys.argv[1]).read_text("utf-8")))
+    put_into_page(json.loads(Path(sys.argv[1]).read_text("utf-8")))

@@ -203,7 +203,7 @@ class BookedLeg(_Fact, frozen=True, gc=False):
     version: int
     balance_minor: int = field(name="balance")
     held_minor: int = field(name="held")
-    normal_side: str = "credit"
+    normal_side: str
     hold_id: str | None = None
     part: str | None = None
     intended_account: str | None = None

@@ -6,7 +6,6 @@ audit and replay use this one function. It reads no clock: `booked_at` comes wit
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from copy import copy
 from typing import Any
@@ -26,7 +25,7 @@ def opened(event: ev.AccountOpened) -> Account:
         type=event.type,
         subject=event.subject,
         currency=event.currency,
-        normal_side=sys.intern(event.normal_side),
+        normal_side=event.normal_side,
         parent=event.parent,
         credit_limit_minor=event.credit_limit_minor,
         status="open",

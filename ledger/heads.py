@@ -8,7 +8,6 @@ or nobody else has sealed a commit since this process read it.
 
 from __future__ import annotations
 
-import sys
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -228,8 +227,6 @@ def account_from_row(row: tuple[Any, ...]) -> Account:
     """Make an account from a row of HEAD_COLUMNS, without holds, freezes and limits."""
     account = Account(*row[:_FACTS])
     account.partial_types = tuple(row[12])
-    # msgspec leaves a default out by identity: the same fact must give the same bytes.
-    account.normal_side = sys.intern(account.normal_side)
     return account
 
 

@@ -84,6 +84,7 @@ def _leg(words: list[str], no: int) -> BookedLeg:
         version=1,
         balance_minor=0,
         held_minor=0,
+        normal_side="credit",
         intended_account=words[6] if len(words) > 6 else None,
     )
 

@@ -146,6 +146,7 @@ class WrittenLog:
             version,
             self._balances.get(account, 0),
             0,
+            "credit",
             hold_id=given.get("hold_id"),
             intended_account=given.get("intended_account"),
         )
