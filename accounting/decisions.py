@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -128,6 +129,14 @@ class Override(Aggregate):
         checker: str
         note: str
 
+    class Rejected(Aggregate.Event):
+        """Somebody, perhaps the maker, said no: the lines are never used."""
+
+        book_id: str
+        operation_id: str
+        checker: str
+        note: str
+
     @event(Proposed)
     def __init__(
         self,
@@ -145,13 +154,13 @@ class Override(Aggregate):
         self.maker = maker
         self.note = note
         self.checker: str | None = None
+        self.rejected = False
 
     def approve(self, checker: str) -> None:
         """Approve once, by somebody else than the maker."""
         if checker == self.maker:
             raise DecisionRefused("same_principal", "maker and checker must be two people")
-        if self.checker is not None:
-            raise DecisionRefused("already_approved", f"{self.checker} has approved already")
+        self._refuse_decided()
         self._approve(
             self.book_id,
             self.operation_id,
@@ -174,6 +183,21 @@ class Override(Aggregate):
         note: str,
     ) -> None:
         self.checker = checker
+
+    def reject(self, checker: str, note: str) -> None:
+        """Reject while it is open; the maker may take the own proposal back so."""
+        self._refuse_decided()
+        self._reject(self.book_id, self.operation_id, checker, note)
+
+    @event(Rejected)
+    def _reject(self, book_id: str, operation_id: str, checker: str, note: str) -> None:
+        self.checker = checker
+        self.rejected = True
+
+    def _refuse_decided(self) -> None:
+        if self.checker is not None:
+            done = "rejected" if self.rejected else "approved"
+            raise DecisionRefused(f"already_{done}", f"{self.checker} has {done} already")
 
 
 class SetAside(Aggregate):
@@ -235,13 +259,6 @@ class RepairRequested(_Decision, frozen=True, gc=False):
     note: str = ""
 
 
-class OverrideProposed(_Decision, frozen=True, gc=False):
-    """No effect before the approval."""
-
-    book_id: str
-    operation_id: str
-
-
 class GivenLine(_Decision, frozen=True, gc=False, forbid_unknown_fields=True):
     """A voucher line given by a person."""
 
@@ -251,6 +268,26 @@ class GivenLine(_Decision, frozen=True, gc=False, forbid_unknown_fields=True):
     amount_minor: int = msgspec.field(name="amount")
     account: str | None = None
     off_balance: bool = False
+
+
+class OverrideProposed(_Decision, frozen=True, gc=False):
+    """No effect before the approval."""
+
+    book_id: str
+    operation_id: str
+    accounting_date: str
+    lines: tuple[GivenLine, ...]
+    maker: str
+    note: str = ""
+
+
+class OverrideRejected(_Decision, frozen=True, gc=False):
+    """No effect: the operation stays as it is."""
+
+    book_id: str
+    operation_id: str
+    checker: str
+    note: str = ""
 
 
 class OverrideApproved(_Decision, frozen=True, gc=False):
@@ -282,6 +319,7 @@ Decision = (
     | RepairRequested
     | OverrideProposed
     | OverrideApproved
+    | OverrideRejected
     | MessageSetAside
 )
 _DECODERS: dict[str, msgspec.json.Decoder[Decision]] = {
@@ -292,6 +330,7 @@ _DECODERS: dict[str, msgspec.json.Decoder[Decision]] = {
         ("RepairOrder.Requested", RepairRequested),
         ("Override.Proposed", OverrideProposed),
         ("Override.Approved", OverrideApproved),
+        ("Override.Rejected", OverrideRejected),
         ("SetAside.Recorded", MessageSetAside),
     )
 }
@@ -362,14 +401,32 @@ class AccountingDecisions(Application[UUID]):
         self._saved(override)
         return override.id
 
-    def approve_override(self, override_id: UUID, *, checker: str) -> int:
-        """Approve an override; return the position of the approval."""
-        try:
-            override: Override = self.repository.get(override_id)
-        except AggregateNotFoundError as error:
-            raise DecisionRefused("unknown_override", str(override_id)) from error
-        override.approve(checker)
-        return self._saved(override)
+    def approve_override(
+        self, override_id: UUID, *, checker: str, book_id: str | None = None
+    ) -> int:
+        """Approve an override (of this book, if named); return the position of the approval."""
+        return self._decided(override_id, book_id, lambda override: override.approve(checker))
+
+    def reject_override(
+        self, override_id: UUID, *, checker: str, note: str = "", book_id: str | None = None
+    ) -> int:
+        """Reject an override (of this book, if named); return the position of the rejection."""
+        return self._decided(override_id, book_id, lambda override: override.reject(checker, note))
+
+    def _decided(
+        self, override_id: UUID, book_id: str | None, decide: Callable[[Override], None]
+    ) -> int:
+        """Decide on a proposal; of two at once the second meets what the first has decided."""
+        while True:
+            try:
+                override: Override = self.repository.get(override_id)
+            except AggregateNotFoundError as error:
+                raise DecisionRefused("unknown_override", str(override_id)) from error
+            if not isinstance(override, Override) or book_id not in (None, override.book_id):
+                raise DecisionRefused("unknown_override", str(override_id))
+            decide(override)
+            with suppress(IntegrityError):
+                return self._saved(override)
 
     def set_aside(
         self, topic: str, partition: int, at_offset: int, raw: bytes, *, reason: str, maker: str

@@ -33,9 +33,13 @@ SCOPES: dict[str, str] = {
     "import": "post history with its own dates",
     "day": "move the open business date",
     "admin": "open books, make and revoke keys",
-    "rules": "publish charts and posting rules, repair and override",
+    "rules": "publish charts and posting rules; includes repair and approve",
+    "repair": "retry what is parked, propose overrides, set messages aside",
+    "approve": "approve or reject what another principal has proposed",
     "audit": "verify, replay and export",
 }
+# scope: what else it permits, so that a key made before these scopes keeps its rights
+INCLUDED: dict[str, frozenset[str]] = {"rules": frozenset({"repair", "approve"})}
 
 INSERT_KEY = """
     INSERT INTO ledger.api_keys (key_hash, principal, scopes, book_id) VALUES (%s, %s, %s, %s)
@@ -97,7 +101,8 @@ def select_principal(conn: Connection[Any], hashed: bytes) -> Principal | None:
     row = conn.execute(SELECT_KEY, (hashed,)).fetchone()
     if row is None or row[3]:
         return None
-    return Principal(row[0], frozenset(row[1]), row[2])
+    included = (INCLUDED.get(scope, frozenset()) for scope in row[1])
+    return Principal(row[0], frozenset(row[1]).union(*included), row[2])
 
 
 def revoke_keys(conn: Connection[Any], principal: str) -> int:

@@ -16,6 +16,7 @@ from accounting.decisions import (
     MessageSetAside,
     OverrideApproved,
     OverrideProposed,
+    OverrideRejected,
     RepairRequested,
     RulesetPublished,
     RulesetsOpened,
@@ -33,6 +34,7 @@ STATES = (
     RepairRequested,
     OverrideProposed,
     OverrideApproved,
+    OverrideRejected,
     MessageSetAside,
 )
 TITLE = """\

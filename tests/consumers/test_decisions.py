@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -13,6 +14,8 @@ from accounting.decisions import (
     GivenLine,
     MessageSetAside,
     OverrideApproved,
+    OverrideProposed,
+    OverrideRejected,
     RepairRequested,
     RulesetPublished,
     decode_decision,
@@ -101,3 +104,69 @@ def test_an_unknown_override_cannot_be_approved(database_url: str) -> None:
         decisions.approve_override(uuid4(), checker="bob")
 
     assert refused.value.code == "unknown_override"
+
+
+LINES = [GivenLine("debit", "1001", "CNY", 5, "C-1")]
+
+
+def propose(decisions: AccountingDecisions) -> UUID:
+    """Propose lines for operation a of book main, as alice."""
+    return decisions.propose_override(
+        "main", "a", LINES, accounting_date="2026-01-31", maker="alice", note="by hand"
+    )
+
+
+def test_a_rejected_override_cannot_be_approved_and_names_who_rejected_it(
+    database_url: str,
+) -> None:
+    with decision_log(database_url) as decisions:
+        override_id = propose(decisions)
+        decisions.reject_override(override_id, checker="bob", note="wrong subject")
+        with pytest.raises(DecisionRefused, match="bob has rejected") as approved:
+            decisions.approve_override(override_id, checker="carol")
+        with pytest.raises(DecisionRefused) as rejected:
+            decisions.reject_override(override_id, checker="carol")
+
+    assert approved.value.code == rejected.value.code == "already_rejected"
+    with connect_to(database_url) as conn:
+        rows = conn.execute(
+            "SELECT topic, state FROM ledger.stored_events ORDER BY notification_id"
+        ).fetchall()
+    proposed, said_no = (decode_decision(topic, state) for topic, state in rows)
+    assert proposed == OverrideProposed("main", "a", "2026-01-31", tuple(LINES), "alice", "by hand")
+    assert said_no == OverrideRejected("main", "a", "bob", "wrong subject")
+
+
+def test_the_maker_may_take_a_proposal_back_but_not_approve_it(database_url: str) -> None:
+    with decision_log(database_url) as decisions:
+        override_id = propose(decisions)
+        with pytest.raises(DecisionRefused, match="two people"):
+            decisions.approve_override(override_id, checker="alice")
+        assert decisions.reject_override(override_id, checker="alice") > 0
+
+
+def test_a_proposal_of_another_book_is_unknown(database_url: str) -> None:
+    with decision_log(database_url) as decisions:
+        override_id = propose(decisions)
+        for decide in (decisions.approve_override, decisions.reject_override):
+            with pytest.raises(DecisionRefused) as refused:
+                decide(override_id, checker="bob", book_id="other")
+            assert refused.value.code == "unknown_override"
+
+
+def test_of_two_people_who_decide_at_once_one_is_told_of_the_other(database_url: str) -> None:
+    with decision_log(database_url) as decisions:
+        override_id = propose(decisions)
+
+    def decide(checker: str) -> str:
+        with decision_log(database_url) as decisions:
+            try:
+                decisions.approve_override(override_id, checker=checker)
+            except DecisionRefused as refused:
+                return refused.code
+            return "approved"
+
+    with ThreadPoolExecutor(4) as pool:
+        told = sorted(pool.map(decide, ("bob", "carol", "dave", "eve")))
+
+    assert told == ["already_approved"] * 3 + ["approved"]

@@ -191,3 +191,17 @@ def test_a_local_key_that_this_database_does_not_know_is_replaced(
 
     assert key != "dbk_of_another_database"
     assert path.read_text().strip() == key
+
+
+def test_a_key_for_rules_made_before_repair_had_a_scope_may_repair_and_approve(
+    database_url: str,
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        rules, repair = create_key(conn, "alice", ["rules"]), create_key(conn, "bob", ["repair"])
+        may = select_principal(conn, key_hash(rules))
+        may_less = select_principal(conn, key_hash(repair))
+
+    assert may is not None
+    assert may.scopes == {"rules", "repair", "approve"}
+    assert may_less is not None
+    assert may_less.scopes == {"repair"}
