@@ -419,7 +419,7 @@ class AccountingDecisions(Application[UUID]):
         """Decide on a proposal; of two at once the second meets what the first has decided."""
         while True:
             try:
-                override: Override = self.repository.get(override_id)
+                override: Aggregate = self.repository.get(override_id)
             except AggregateNotFoundError as error:
                 raise DecisionRefused("unknown_override", str(override_id)) from error
             if not isinstance(override, Override) or book_id not in (None, override.book_id):
