@@ -36,7 +36,8 @@ from ledger.job import (
     touched_account,
 )
 from ledger.legs import Legs, SuspenseOf, decide_legs
-from ledger.original import Original, original_of, part_name, refund_of, stage_refusal
+from ledger.original import Original, known_original, part_name, refund_of, stage_refusal
+from ledger.refusals import dates_refusal, duplicate_refusal, first_declared
 
 R = RejectionReason
 
@@ -169,41 +170,41 @@ class _Decider:
             business_date if value is None else value.isoformat(),
             self.booked_at,
         )
-        rejection = self._dates_refusal(kind, operation, business_date)
+        found = self._booked_or_refused(submission, operation, context)
+        if isinstance(found, Rejection):
+            first = first_declared(found, operation.legs, context, self._account)
+            return self._reject(submission, first)
+        return found
+
+    def _booked_or_refused(
+        self, submission: op.Submission, operation: op.Operation, context: LegContext
+    ) -> Outcome | Rejection:
+        """Book the operation, or return a reason against it; then nothing is applied."""
+        kind = context.business_type
+        closed_through = self.loaded.closed_through
+        rejection = duplicate_refusal(kind, operation.legs) or dates_refusal(
+            kind, operation, context.business_date, closed_through
+        )
         if rejection is not None:
-            return self._reject(submission, rejection)
+            return rejection
         original: Original | None = None
         follows = kind.refund or kind.correction or kind.stage not in (None, "held")
         if follows or operation.original_operation_id is not None:
             found = self._find_original(operation, kind)
             if isinstance(found, Rejection):
-                return self._reject(submission, found)
+                return found
             original = found
         refunded = self._refunded(original, kind, operation)
         if isinstance(refunded, Rejection):
-            return self._reject(submission, refunded)
+            return refunded
         legs = decide_legs(operation.legs, context, self._account, self.suspense)
         if isinstance(legs, Rejection):
-            return self._reject(submission, legs)
+            return legs
         if original is not None and kind.stage in ("succeeded", "failed"):
             unfinished = self._unfinished_payout(original, legs)
             if unfinished is not None:
-                return self._reject(submission, unfinished)
+                return unfinished
         return self._book(submission, operation, context, legs, original, refunded)
-
-    def _dates_refusal(
-        self, kind: BusinessType, operation: op.Operation, business_date: str
-    ) -> Rejection | None:
-        if operation.business_date is None and not kind.history:
-            return None
-        if operation.business_date is None:
-            return Rejection(R.HISTORY_ONLY, detail="history needs its business_date")
-        if not kind.history:
-            return Rejection(R.NOT_HISTORY, detail="only history states its business_date")
-        closed = self.loaded.closed_through
-        if closed is not None and business_date <= closed:
-            return Rejection(R.DATE_CLOSED, detail=f"closed through {closed}")
-        return None
 
     def _find_original(self, operation: op.Operation, kind: BusinessType) -> Original | Rejection:
         original_id = operation.original_operation_id
@@ -212,6 +213,8 @@ class _Decider:
         original = self._original(original_id)
         if original is None:
             return Rejection(R.UNKNOWN_ORIGINAL, detail=original_id)
+        if not original.booked:
+            return Rejection(R.ORIGINAL_NOT_BOOKED, detail=original_id)
         if kind.stage is not None:
             refusal = stage_refusal(original, kind.stage)
             if refusal is not None:
@@ -219,14 +222,12 @@ class _Decider:
         return original
 
     def _original(self, operation_id: str) -> Original | None:
-        """Return an original as this batch has left it; None when it is not booked."""
+        """Return an original as this batch has left it; None when nobody knows it."""
         if operation_id in self.originals:
             return self.originals[operation_id]
         record = self.recorded.get(operation_id)
         if record is not None:
-            if not isinstance(record.event, ev.OperationBooked):
-                return None
-            return original_of(record.event, None, 1, self.types)
+            return known_original(record.event, None, 1, self.types)
         if operation_id not in self.loaded.originals:
             raise Missing(originals={operation_id})
         return self.loaded.originals[operation_id]
@@ -342,7 +343,7 @@ class _Decider:
     ) -> None:
         """Append to the original's stream; its version guards the cap against a rival."""
         original = self._original(original_id)
-        if original is None:
+        if original is None or not original.booked:
             return
         stage = kind.stage if relation == kind.stage else original.stage
         sums = refunded if relation == "refund" else original.refunded

@@ -24,13 +24,12 @@ from ledger.account import Account, instant_text
 from ledger.batch import decide_batch
 from ledger.business_types import BusinessTypes
 from ledger.errors import EngineStopped, InvalidRequest, LedgerError, StoreUnavailable
-from ledger.events import OperationBooked
 from ledger.heads import HeadCache, write_heads_in_tx
 from ledger.job import Decided, Job, Loaded, Missing, Recorded, answer_of
 from ledger.loading import Wanted, load_in_tx
 from ledger.log import Log, LogEnd, Sealed, seal_rows
 from ledger.operation import Result
-from ledger.original import Original, original_of
+from ledger.original import Original, known_original
 
 Results = list[Result]
 Connect = Callable[[], Connection[Any]]
@@ -285,10 +284,7 @@ def _overlay(loaded: Loaded, wanted: Wanted, tip: Tip, types: BusinessTypes) -> 
         if operation_id in tip.originals:
             loaded.originals[operation_id] = tip.originals[operation_id]
         elif (record := tip.recorded.get(operation_id)) is not None:
-            booked = record.event
-            loaded.originals[operation_id] = (
-                original_of(booked, None, 1, types) if isinstance(booked, OperationBooked) else None
-            )
+            loaded.originals[operation_id] = known_original(record.event, None, 1, types)
     return replaced
 
 

@@ -36,6 +36,7 @@ class BusinessType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history: bool = False
     internal: bool = False
     returns_money: bool = False
+    distinct_accounts: bool = False
     stage: Stage | None = None
 
 

@@ -74,10 +74,16 @@ def decide_open(
 def decide_change(
     account: Account, change: op.Change, context: CommandContext
 ) -> ev.Administered | Rejection:
-    """Decide a change of an open account's standing."""
+    """Decide a change of an open account's standing.
+
+    A suspense account takes whatever could not be placed, so its standing never changes.
+    """
+    inquires = isinstance(change, op.RegisterInquiry)
+    if account.number.startswith(SUSPENSE_PREFIX) and not inquires:
+        return Rejection(R.ENGINE_ACCOUNT, 0, account.number, "suspense must take what comes")
     if account.business_date is not None and context.business_date < account.business_date:
         return Rejection(R.DATE_BEFORE_ACCOUNT, 0, account.number)
-    if account.status != "open" and not isinstance(change, op.RegisterInquiry):
+    if account.status != "open" and not inquires:
         return Rejection(R.ACCOUNT_CLOSED, 0, account.number)
     decision: ev.Administered | Rejection = _DECIDE[type(change)](account, change, context)
     return decision

@@ -36,6 +36,7 @@ class RejectionReason(StrEnum):
 
     UNKNOWN_ACCOUNT = "unknown_account"
     ACCOUNT_EXISTS = "account_exists"
+    ENGINE_ACCOUNT = "engine_account"
     UNKNOWN_PARENT = "unknown_parent"
     CURRENCY_MISMATCH = "currency_mismatch"
     DUPLICATE_ACCOUNT = "duplicate_account"

@@ -63,7 +63,7 @@ def decide_legs(
                     legs.openers[hold.operation_id] = leg.kind
             decision = decide_leg(account, leg, leg_no, context)
         if isinstance(decision, Rejection):
-            if not _goes_to_suspense(account, leg, context):
+            if not goes_to_suspense(account, leg, context):
                 return decision
             suspended = _suspend(legs, leg, leg_no, context, decision, lookup, suspense)
             if isinstance(suspended, Rejection):
@@ -98,7 +98,7 @@ def booked_leg(leg: op.Leg, leg_no: int, account: Account) -> ev.BookedLeg:
     )
 
 
-def _goes_to_suspense(account: Account | None, leg: op.Leg, context: LegContext) -> bool:
+def goes_to_suspense(account: Account | None, leg: op.Leg, context: LegContext) -> bool:
     """Tell whether the leg is an inflow that the outside world has already done."""
     if not context.business_type.must_book or leg.kind != "credit":
         return False

@@ -14,7 +14,13 @@ import msgspec
 
 from ledger.business_types import STAGE_AFTER, BusinessType, BusinessTypes, Stage
 from ledger.errors import Rejection, RejectionReason
-from ledger.events import BookedLeg, OperationBooked, OperationFollowed
+from ledger.events import (
+    BookedLeg,
+    LedgerEvent,
+    OperationBooked,
+    OperationFollowed,
+    OperationRejected,
+)
 
 R = RejectionReason
 
@@ -36,6 +42,21 @@ class Original(msgspec.Struct, frozen=True):
     refunded: dict[str, int]
     stage: Stage | None
     version: int
+    booked: bool = True
+
+
+def known_original(
+    first: LedgerEvent, last: OperationFollowed | None, version: int, types: BusinessTypes
+) -> Original | None:
+    """Return what an operation's first row and, if any, its last make of it as an original.
+
+    One that was rejected is known, but not booked; an account's command is no original.
+    """
+    if isinstance(first, OperationRejected):
+        return Original(first.operation_id, {}, (), {}, None, version, booked=False)
+    if isinstance(first, OperationBooked):
+        return original_of(first, last, version, types)
+    return None
 
 
 def original_of(

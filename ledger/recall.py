@@ -25,7 +25,7 @@ from ledger.events import (
     OperationRejected,
 )
 from ledger.job import Recorded
-from ledger.original import Original, original_of
+from ledger.original import Original, known_original
 
 SELECT_RECORDS = """
     SELECT topic, state, notification_id FROM ledger.stored_events
@@ -73,16 +73,17 @@ def select_records_in_tx(
 def select_originals_in_tx(
     cursor: Cursor[Any], book_id: str, operation_ids: Iterable[str], types: BusinessTypes
 ) -> dict[str, Original | None]:
-    """Return originals by id, None for ids that are unknown or were rejected."""
+    """Return originals by id, None for ids that no operation has."""
     wanted: dict[str, Original | None] = dict.fromkeys(operation_ids)
     streams = [uuid.UUID(bytes=operation_stream(book_id, i)) for i in wanted]
     cursor.execute(SELECT_ORIGINALS, (streams,))
     for first_topic, first_state, last_topic, last_state, version in cursor.fetchall():
         first = decode_event(first_topic, first_state)
         last = decode_event(last_topic, last_state)
-        if isinstance(first, OperationBooked):
-            followed = last if isinstance(last, OperationFollowed) else None
-            wanted[first.operation_id] = original_of(first, followed, version, types)
+        followed = last if isinstance(last, OperationFollowed) else None
+        original = known_original(first, followed, version, types)
+        if original is not None:
+            wanted[original.operation_id] = original
     return wanted
 
 

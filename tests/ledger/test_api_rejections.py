@@ -27,6 +27,8 @@ def prepare(api: ApiCaller) -> None:
     api.post(
         OPERATIONS, operation("h", leg("hold", "held", 100, hold_id="h"), business_type="hold")
     )
+    refused = operation("refused", debit("rich", 5_000), business_type="withdrawal")
+    assert api.post(OPERATIONS, refused).status_code == 422
     command(api, "closed", command="close")
     command(api, "frozen", **FREEZE)
     command(api, "blocked", command="payment_status", payment_status="blocked")
@@ -56,6 +58,7 @@ def withdrawal(*legs: dict[str, Any]) -> dict[str, Any]:
 CASES: dict[str, dict[str, Any]] = {
     "unknown_account": transfer(debit("rich", 1), credit("nobody", 1)),
     "currency_mismatch": transfer(debit("rich", 1, currency="EUR")),
+    "duplicate_account": transfer(debit("rich", 1), credit("rich", 1)),
     "account_closed": transfer(debit("rich", 1), credit("closed", 1)),
     "account_frozen": transfer(debit("rich", 1), credit("frozen", 1)),
     "account_blocked": transfer(debit("rich", 1), credit("blocked", 1)),
@@ -73,6 +76,11 @@ CASES: dict[str, dict[str, Any]] = {
         "business_type": "refund",
         "legs": [credit("rich", 1)],
         "original_operation_id": "nobody",
+    },
+    "original_not_booked": {
+        "business_type": "refund",
+        "legs": [credit("rich", 1)],
+        "original_operation_id": "refused",
     },
     "not_history": transfer(credit("rich", 1), business_date="2026-01-31"),
     "history_only": {"business_type": "history_credit", "legs": [credit("rich", 1)]},

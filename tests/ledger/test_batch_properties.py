@@ -14,7 +14,7 @@ from ledger.batch import decide_batch
 from ledger.codec import decode_event
 from ledger.evolve import evolve
 from ledger.job import Loaded, Missing, Outcome, Recordable, Recorded
-from ledger.original import original_of
+from ledger.original import known_original
 from tests.ledger import builders as b
 
 NUMBERS = ("C-1", "C-2", "C-3")
@@ -108,7 +108,7 @@ class Memory:
 
     def _original(self, operation_id: str) -> Any:
         record = self.recorded.get(operation_id)
-        if record is None or not isinstance(record.event, ev.OperationBooked):
+        if record is None:
             return None
         followed = [
             (version, event)
@@ -116,7 +116,7 @@ class Memory:
             if isinstance(event, ev.OperationFollowed) and event.operation_id == operation_id
         ]
         version, last = followed[-1] if followed else (1, None)
-        return original_of(record.event, last, version, b.TYPES)
+        return known_original(record.event, last, version, b.TYPES)
 
     def stream(self, number: str) -> list[Any]:
         """An account's events after its opening."""

@@ -87,7 +87,7 @@ def test_a_refund_without_or_with_a_rejected_original_is_refused() -> None:
         b.post("payment", b.debit("C-1", 97), operation_id="paid"),
         refund(b.credit("C-1", 1)),
     )
-    assert b.reasons(decided) == [R.INSUFFICIENT_FUNDS, R.UNKNOWN_ORIGINAL]
+    assert b.reasons(decided) == [R.INSUFFICIENT_FUNDS, R.ORIGINAL_NOT_BOOKED]
 
 
 def test_what_went_to_suspense_is_refunded_as_the_part_it_was_meant_for() -> None:
