@@ -20,11 +20,13 @@ from projections.tables import json_rows
 SELECT_PARKED = """
     SELECT o.position, o.operation_id, o.business_type, o.business_date::text, o.status,
            o.reason, o.detail, o.depends_on, o.waits_for, o.attempt_position, r.ruleset_hash,
-           o.amounts, s.booked_at
+           o.amounts, s.booked_at, o.position, s.booked_at, l.booked_at
     FROM outcomes o
     LEFT JOIN rulesets r ON r.position = o.ruleset_position
     LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= o.position
                        ORDER BY first_id DESC LIMIT 1) s ON true
+    LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= o.attempt_position
+                       ORDER BY first_id DESC LIMIT 1) l ON true
     WHERE o.book_id = %(book)s AND o.status IN ('parked', 'waiting')
       AND (%(reason)s::text IS NULL OR o.reason = %(reason)s)
       AND (%(type)s::text IS NULL OR o.business_type = %(type)s)
@@ -67,7 +69,11 @@ SELECT_SET_ASIDES = """
 
 
 class ParkedOperation(msgspec.Struct, frozen=True):
-    """A parked or waiting operation: why, since when, behind what, with which rules tried."""
+    """A parked or waiting operation: why, since when, behind what, with which rules tried.
+
+    First and last attempt are places in the log (its own, its original's, or its last repair
+    order's) and their instants are the log's: no clock of a consumer is kept.
+    """
 
     position: int
     operation_id: str
@@ -82,6 +88,9 @@ class ParkedOperation(msgspec.Struct, frozen=True):
     ruleset_hash: str | None
     amounts: dict[str, int]
     booked_at: str | None
+    first_attempt_position: int
+    first_attempt_at: str | None
+    last_attempt_at: str | None
 
 
 class ParkedCount(msgspec.Struct, frozen=True):

@@ -18,11 +18,11 @@ from consumers.repair import (
 from infra.decision_log import decision_log
 from projections.journal import select_vouchers_of
 from projections.outcomes import Outcome
-from projections.parked import ParkedFilter, count_parked
+from projections.parked import ParkedFilter, count_parked, select_parked
 from projections.tables import connect_to
 from tests.consumers.caught_up import books, consume_log, log_consumer, statuses
 from tests.consumers.test_outcomes import identity_of, payment, refund_of, rules_without
-from tests.consumers.written_log import BOOK, WrittenLog
+from tests.consumers.written_log import AT, BOOK, WrittenLog
 
 
 def retried(database_url: str, wanted: ParkedFilter | None = None, **more: Any) -> Any:
@@ -74,6 +74,27 @@ def test_a_retry_without_the_cause_fixed_parks_again_and_says_so(database_url: s
     (operation,) = report.operations
     assert (operation.status, operation.reason) == ("parked", "no_rule")
     assert operation.attempt_position == report.orders[0]
+
+
+def test_what_is_parked_says_its_first_and_last_attempt_and_the_rules_tried(
+    database_url: str,
+) -> None:
+    written = WrittenLog(database_url)
+    tried = rules_without("payment")
+    written.publish(tried)
+    written.commit(payment(written, "p-1"))
+    consume_log(database_url)
+    order = retried(database_url).orders[0]
+
+    with connect_to(database_url) as conn:
+        (parked,) = select_parked(conn, BOOK).items
+        rows = conn.execute("SELECT first_id, booked_at FROM ledger.seals")
+        booked_at = dict(rows.fetchall())
+
+    assert (parked.first_attempt_position, parked.attempt_position) == (parked.position, order)
+    assert parked.first_attempt_at == parked.booked_at == AT
+    assert parked.last_attempt_at == booked_at[order] > AT
+    assert parked.ruleset_hash == tried.hash
 
 
 def test_a_second_retry_finds_nothing_and_changes_nothing(database_url: str) -> None:
