@@ -18,7 +18,7 @@ BROKER := kafka
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check lint schemas kafka kafka-stop kafka-jars bench docs clean
+.PHONY: help setup demo serve test faults check lint schemas kafka kafka-stop kafka-jars bench docs clean
 
 help: ## Show this list
 	@echo "Daybook: an event-sourced payment ledger. Start with: make demo"
@@ -40,6 +40,9 @@ serve: setup $(BROKER) ## Serve the API with relay and consumers until interrupt
 
 test: setup kafka-jars ## Run every test, against real PostgreSQL and a real Kafka broker
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: setup kafka-jars ## Inject every fault under load and print the verdicts (SEED=… for other loads)
+	@DAYBOOK_FAULTS_SEED=$(SEED) $(BIN)/python -m pytest -q tests/faults $(ARGS)
 
 check: lint test ## What CI runs: lint, types, import contracts, tidy, tests
 

@@ -105,6 +105,8 @@ class Consumer:
         `bus.rewind` and step again), LanesChanged (make a new Consumer) and LogCorrupt.
         """
         given = self.bus.poll(timeout_s)
+        if given:
+            self._failpoint("polled")
         stuck: set[int] = set()
         for each in given:
             if isinstance(each, Stuck):

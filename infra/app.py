@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -53,9 +53,15 @@ TITLE = "Daybook"
 SWITCH_INTERVAL_S = 0.0005
 
 
-def build_app(settings: Settings, database_url: str | None = None) -> DaybookApp:
+def build_app(
+    settings: Settings,
+    database_url: str | None = None,
+    *,
+    reach: Callable[[str], None] | None = None,
+) -> DaybookApp:
     """Build the application; it opens nothing before its lifespan starts.
 
+    `reach` is told each step of the engine (tests of faults stop the process there).
     Raises ValueError without a database's address: `daybook serve` knows the embedded one's.
     """
     address = database_url or settings.database_url
@@ -65,7 +71,7 @@ def build_app(settings: Settings, database_url: str | None = None) -> DaybookApp
     @asynccontextmanager
     async def lifespan(app: DaybookApp) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.api = await _open_api(settings, address, stack)
+            app.api = await _open_api(settings, address, stack, reach)
             app.state.books = await _open_books_pool(settings, address, stack)
             app.state.known_books = set()
             yield
@@ -128,7 +134,9 @@ def _prove_book(request: Request, book_id: str) -> None:
     known.add(book_id)
 
 
-async def _open_api(settings: Settings, url: str, stack: AsyncExitStack) -> Api:
+async def _open_api(
+    settings: Settings, url: str, stack: AsyncExitStack, reach: Callable[[str], None] | None
+) -> Api:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     pool = connection_pool(url, settings, "daybook-api")
     pool.open()
@@ -145,6 +153,7 @@ async def _open_api(settings: Settings, url: str, stack: AsyncExitStack) -> Api:
             clock_jump_s_max=settings.clock_jump_s_max,
             sweep_interval_s=settings.hold_sweep_s,
         ),
+        reach=reach,
     ).start()
     stack.push_async_callback(asyncio.to_thread, engine.stop, settings.drain_timeout_s)
     bridge = EngineBridge(engine, patience_s=settings.request_timeout_s)

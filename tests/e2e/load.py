@@ -11,14 +11,14 @@ import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 import psycopg
 
 from infra.client import DaybookClient
-from infra.demo.system import System
 from infra.http_load import Reply, Request, run_callers
+from infra.settings import Settings
 
 SELECT_TIMES_BOOKED = """
     SELECT convert_from(state, 'UTF8')::json ->> 'operation_id', count(*)
@@ -27,13 +27,25 @@ SELECT_TIMES_BOOKED = """
 """
 
 
-def client_of(system: System, *, patience_s: float = 60) -> DaybookClient:
+class Served(Protocol):
+    """A system that serves somewhere."""
+
+    settings: Settings
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
+
+
+def client_of(system: Served, *, patience_s: float = 60) -> DaybookClient:
     return DaybookClient(
         system.url, key=system.key, book=system.settings.book, patience_s=patience_s
     )
 
 
-def open_customer(system: System, number: str = "C-1") -> None:
+def open_customer(system: Served, number: str = "C-1") -> None:
     with client_of(system) as client:
         client.post(
             "/v1/accounts",
@@ -63,7 +75,7 @@ def recharge(
 class Load:
     """Callers in a thread of their own; `acknowledged` are operation ids answered with 201."""
 
-    system: System
+    system: Served
     callers: int = 8
     patience_s: float = 90
     acknowledged: list[str] = field(default_factory=list)

@@ -1,0 +1,63 @@
+"""A part of Daybook as the supervisor runs it, with failpoints that are armed from outside.
+
+`python -m tests.faults.part consume` is `python -m infra consume`, but for this: when it reaches
+the step that the armed file names, it takes the file and sends itself the signal named there. Its
+successor finds no file, and lives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+from infra.cli import main, serving
+
+ARMED = "DAYBOOK_FAULTS_ARMED"
+SAID = "DAYBOOK_FAULTS_SAID"
+
+
+class Failpoints:
+    """Looks at every step whether this is the one; `armed` holds step, after and signal."""
+
+    def __init__(self, armed: Path) -> None:
+        self._armed = armed
+        self._reached: dict[str, int] = {}
+
+    def reach(self, step: str) -> None:
+        """Send this process the armed signal, once, when the step was reached often enough."""
+        try:
+            order = self._armed.read_text()
+        except FileNotFoundError:
+            return
+        given = json.loads(order)
+        if given["step"] != step:
+            return
+        self._reached[order] = self._reached.get(order, 0) + 1
+        if self._reached[order] <= given["after"]:
+            return
+        try:
+            self._armed.rename(self._armed.with_suffix(".taken"))
+        except FileNotFoundError:
+            return  # another process of this part was faster
+        os.kill(os.getpid(), given["signal"])
+
+
+def arm_commands(reach: Failpoints) -> None:
+    """Give the failpoints to what the commands run."""
+    serving.build_app = partial(serving.build_app, reach=reach.reach)
+    serving.run_consumer = partial(serving.run_consumer, failpoint=reach.reach)
+    serving.run_relay = partial(serving.run_relay, failpoint=reach.reach)
+
+
+def _speak_into(path: str) -> None:
+    said = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+
+
+if __name__ == "__main__":
+    _speak_into(os.environ[SAID])
+    arm_commands(Failpoints(Path(os.environ[ARMED])))
+    main()
