@@ -76,6 +76,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "not_visible_yet": (503, "The books have not come so far yet"),
     "store_unavailable": (503, "The database cannot be reached"),
     "overloaded": (503, "Too many operations are waiting"),
+    "clock_ahead": (503, "The clock of the server is not right"),
     "engine_stopped": (503, "The server is draining"),
 }
 REJECTED_STATUS = 422

@@ -23,6 +23,7 @@ from psycopg import Connection, Cursor
 from ledger.account import Account, instant_text
 from ledger.batch import decide_batch
 from ledger.business_types import BusinessTypes
+from ledger.clock import select_clock
 from ledger.errors import EngineStopped, InvalidRequest, LedgerError, StoreUnavailable
 from ledger.heads import HeadCache, write_heads_in_tx
 from ledger.job import Decided, Job, Loaded, Missing, Recorded, answer_of
@@ -253,9 +254,15 @@ class Booker:
         return max(instant_text(now), end.booked_at)
 
     def connection(self) -> Connection[Any]:
-        """Return the writer's connection, opening it when needed."""
+        """Return the writer's connection, opening it when needed.
+
+        The first one says what time it is there: a clock that was far ahead from the start
+        is a forward jump too.
+        """
         if self._conn is None or self._conn.closed:
             self._conn = self._connect()
+            if self._clock_read is None:
+                self._clock_read = (select_clock(self._conn), self._clocks.steady())
         return self._conn
 
     def drop_connection(self) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from psycopg import Connection, Cursor
 
-from ledger.account import instant_text
+from ledger.clock import booked_at_in_tx, utc_now
 from ledger.codec import book_stream, row_of
 from ledger.errors import DayRefused, InvalidRequest, NotFound
 from ledger.events import BookOpened, DayOpened
@@ -35,6 +36,9 @@ UPDATE_BOOK = """
     UPDATE ledger.books SET open_business_date = %s, closed_through = %s, version = %s
     WHERE book_id = %s
 """
+
+
+Clock = Callable[[], dt.datetime]
 
 
 class Book(msgspec.Struct, frozen=True):
@@ -61,9 +65,18 @@ def select_books(conn: Connection[Any]) -> list[Book]:
 
 
 def open_book(
-    conn: Connection[Any], book_id: str, name: str, open_date: dt.date, *, principal: str
+    conn: Connection[Any],
+    book_id: str,
+    name: str,
+    open_date: dt.date,
+    *,
+    principal: str,
+    clock: Clock = utc_now,
 ) -> Book:
-    """Open a book with its first business date; opening it again returns what is there."""
+    """Open a book with its first business date; opening it again returns what is there.
+
+    Raises `InvalidRequest` for a name that cannot be one, and `ClockAhead`.
+    """
     if not 1 <= len(book_id) <= 64 or not book_id.isprintable() or "/" in book_id:
         raise InvalidRequest(f"{book_id!r} cannot name a book")
     with conn.transaction(), conn.cursor() as cursor:
@@ -72,20 +85,19 @@ def open_book(
         if row is not None:
             return Book(*row)
         conn.execute(INSERT_BOOK, (book_id, name, open_date))
-        _append_in_tx(
-            cursor,
-            end,
-            book_id,
-            1,
-            lambda at: BookOpened(book_id, name, open_date.isoformat(), at, principal),
-        )
+        at = booked_at_in_tx(cursor, end, clock())
+        opened = BookOpened(book_id, name, open_date.isoformat(), at, principal)
+        _append_in_tx(cursor, end, 1, opened)
     return Book(book_id, name, open_date, None, 1)
 
 
-def open_day(conn: Connection[Any], book_id: str, date: dt.date, *, principal: str) -> Book:
+def open_day(
+    conn: Connection[Any], book_id: str, date: dt.date, *, principal: str, clock: Clock = utc_now
+) -> Book:
     """Move the open business date forward. The same date again changes nothing.
 
-    Raises `NotFound` for an unknown book and `DayRefused` for a date in the past of the book.
+    Raises `NotFound` for an unknown book, `DayRefused` for a date in the past of the book, and
+    `ClockAhead`.
     """
     with conn.transaction(), conn.cursor() as cursor:
         end = Log().lock_log_in_tx(cursor, book_id)
@@ -96,24 +108,20 @@ def open_day(conn: Connection[Any], book_id: str, date: dt.date, *, principal: s
             raise DayRefused(f"the open day is {book.open_business_date}; days only move forward")
         closed = date - dt.timedelta(days=1)
         conn.execute(UPDATE_BOOK, (date, closed, book.version + 1, book_id))
-        _append_in_tx(
-            cursor,
-            end,
-            book_id,
-            book.version + 1,
-            lambda at: DayOpened(
-                book_id, date.isoformat(), book.open_business_date.isoformat(), at, principal
-            ),
-        )
+        previous = book.open_business_date.isoformat()
+        at = booked_at_in_tx(cursor, end, clock())
+        opened = DayOpened(book_id, date.isoformat(), previous, at, principal)
+        _append_in_tx(cursor, end, book.version + 1, opened)
     return Book(book_id, book.name, date, closed, book.version + 1)
 
 
 def _append_in_tx(
-    cursor: Cursor[Any], end: LogEnd, book_id: str, version: int, event_at: Any
+    cursor: Cursor[Any], end: LogEnd, version: int, event: BookOpened | DayOpened
 ) -> None:
-    booked_at = max(instant_text(dt.datetime.now(dt.UTC)), end.booked_at)
-    row = row_of(book_stream(book_id), version, event_at(booked_at))
-    Log().append_in_tx(cursor, [row], end=end, book_id=book_id, booked_at=booked_at, totals={})
+    row = row_of(book_stream(event.book_id), version, event)
+    Log().append_in_tx(
+        cursor, [row], end=end, book_id=event.book_id, booked_at=event.booked_at, totals={}
+    )
 
 
 def book_uuid(book_id: str) -> uuid.UUID:

@@ -17,6 +17,7 @@ decided, recorded and answered the same again. Exceptions record nothing:
     ├── DayRefused              the open business date cannot be moved so
     ├── StoreUnavailable        the database cannot be reached        (retriable)
     ├── Overloaded              the queue is full                      (retriable)
+    ├── ClockAhead              this machine's clock is far ahead     (retriable)
     ├── EngineStopped           draining, or the clock jumped          (retriable)
     └── LogCorrupt              a hole in the log, a seal that does not chain
 
@@ -183,6 +184,13 @@ class Overloaded(LedgerError):
     """The queue in front of the engine is full."""
 
     code = "overloaded"
+    retriable = True
+
+
+class ClockAhead(LedgerError):
+    """This machine's clock is far ahead of the database's; nothing was recorded."""
+
+    code = "clock_ahead"
     retriable = True
 
 

@@ -8,7 +8,6 @@ append through `ledger/log.py`; nothing else writes the log.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -22,7 +21,7 @@ from eventsourcing.postgres import (
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL, Identifier
 
-from ledger.account import instant_text
+from ledger.clock import booked_at_in_tx, utc_now
 from ledger.codec import Row
 from ledger.log import Log
 
@@ -37,6 +36,7 @@ class DaybookRecorder(PostgresApplicationRecorder):
     ) -> None:
         super().__init__(datastore, events_table_name=events_table_name)
         self.log = Log(datastore.schema, events_table_name)
+        self.clock = utc_now
         names = {
             "schema": Identifier(datastore.schema),
             "table": Identifier(events_table_name),
@@ -75,7 +75,7 @@ class DaybookRecorder(PostgresApplicationRecorder):
                 rows,
                 end=end,
                 book_id=NO_BOOK,
-                booked_at=max(instant_text(dt.datetime.now(dt.UTC)), end.booked_at),
+                booked_at=booked_at_in_tx(cursor, end, self.clock()),
                 totals={},
             )
             with conn.cursor() as notifier:

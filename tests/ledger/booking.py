@@ -22,11 +22,11 @@ FAST = EngineSettings(sweep_interval_s=0.05)
 class FixedClock:
     """A clock that a test moves by hand; `steady` moves with it unless the test says `jump`.
 
-    It starts later than any real clock: the test's book was opened by one of those.
+    It starts some minutes ahead of the real clock that the test's book was opened by.
     """
 
-    def __init__(self, at: str = "2100-01-31T08:00:00Z") -> None:
-        self.now = dt.datetime.fromisoformat(at)
+    def __init__(self, ahead_s: float = 600.0) -> None:
+        self.now = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=ahead_s)
         self.steady_s = 1000.0
 
     def __call__(self) -> dt.datetime:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from typing import Any
 
 import psycopg
 import pytest
 
+from infra.decision_log import decision_log
 from ledger import operation as op
 from ledger.audit import verify
 from ledger.books import open_day
 from ledger.codec import account_stream, stream_uuid
 from ledger.engine import EngineSettings
 from ledger.errors import (
+    ClockAhead,
     DayRefused,
     EngineStopped,
     InvalidRequest,
@@ -26,6 +29,8 @@ from ledger.job import Job
 from tests.ledger import builders as b
 from tests.ledger.booking import FAST, FixedClock, Ledger, running_ledger
 from tests.waiting import wait_until
+
+LATER_DAY = dt.date(2026, 2, 3)
 
 
 def passes_audit(database_url: str) -> None:
@@ -213,7 +218,7 @@ def test_the_sweeper_frees_an_expired_hold_without_anyone_asking(database_url: s
     with running_ledger(database_url, clock=clock, steady=clock.steady) as ledger:
         ledger.open("C-1")
         ledger.answer(b.post("recharge", b.credit("C-1", 500)))
-        soon = "2100-01-31T08:01:00+00:00"
+        soon = (clock.now + dt.timedelta(minutes=1)).isoformat()
         ledger.answer(b.post("hold", b.hold("C-1", 300, expires_at=soon), operation_id="h1"))
         assert ledger.rows("SELECT held FROM ledger.accounts") == [(300,)]
         clock.pass_time(61)
@@ -288,6 +293,35 @@ def test_a_clock_that_jumps_forward_beyond_the_bound_stops_the_engine(database_u
         with pytest.raises(EngineStopped):
             ledger.post(b.post("transfer", b.credit("C-1", 1)))
         assert balance_of(ledger, "C-1") == 2
+    passes_audit(database_url)
+
+
+def test_a_clock_that_is_far_ahead_from_the_start_books_nothing(database_url: str) -> None:
+    """The engine compared only its own readings, and so took the first one on trust."""
+    clock = FixedClock(ahead_s=86_400)
+    with running_ledger(database_url, clock=clock, steady=clock.steady) as ledger:
+        with pytest.raises(EngineStopped, match="jumped forward"):
+            ledger.post(b.open_account("C-1"))
+        assert ledger.rows("SELECT count(*) FROM ledger.accounts") == [(0,)]
+
+
+def test_no_day_is_opened_and_no_decision_written_with_a_clock_far_ahead(
+    database_url: str,
+) -> None:
+    """A command with such a clock would have held every later commit at its instant."""
+    with running_ledger(database_url) as ledger:
+        before = ledger.rows("SELECT last_id, booked_at FROM ledger.seals ORDER BY last_id")
+        with psycopg.connect(database_url) as conn, pytest.raises(ClockAhead, match="s ahead"):
+            open_day(conn, b.BOOK, LATER_DAY, principal="x", clock=FixedClock(86_400))
+        with decision_log(database_url) as decisions:
+            decisions.recorder.clock = FixedClock(86_400)
+            with pytest.raises(ClockAhead):
+                decisions.request_repair(b.BOOK, ["x"], maker="x")
+        with psycopg.connect(database_url) as conn:
+            open_day(conn, b.BOOK, LATER_DAY, principal="x", clock=FixedClock(200))
+        after = ledger.rows("SELECT last_id, booked_at FROM ledger.seals ORDER BY last_id")
+    assert after[:-1] == before
+    assert after[-1][0] == before[-1][0] + 1
     passes_audit(database_url)
 
 
