@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from infra.day_schedule import ScheduleRefused, day_schedule
 from infra.first_start import Started, first_start
 from infra.postgres import EmbeddedPostgres, PostgresUnavailable, embedded_postgres
 from infra.settings import Settings
@@ -43,6 +44,10 @@ def serve(
     on_ready: Callable[[Started], None],
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain. Raises `ServeRefused` before anything is started."""
+    try:
+        day_schedule(settings)
+    except ScheduleRefused as error:
+        raise ServeRefused(str(error)) from error
     settings.home.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_server_of(settings.home))
@@ -80,10 +85,12 @@ def children_of(settings: Settings, listener_fd: int) -> list[ChildSpec]:
         ChildSpec(f"api-{number}", ("api", "--fd", str(listener_fd)), 0, (listener_fd,))
         for number in range(1, settings.processes + 1)
     ]
+    days = [ChildSpec("days", ("day", "keep"), 0)] if settings.day_opens_at else []
     if settings.bus == "log":
-        return [*apis, ChildSpec("consumer", ("consume",), 1)]
+        return [*apis, *days, ChildSpec("consumer", ("consume",), 1)]
     return [
         *apis,
+        *days,
         ChildSpec("relay", ("relay",), 1),
         ChildSpec("consumer", ("consume",), 2),
         ChildSpec("results", ("results",), 3),

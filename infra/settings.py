@@ -90,6 +90,20 @@ class Settings(BaseSettings):
         1, gt=0, description="Pause between two looks for holds whose expiry has passed."
     )
 
+    day_opens_at: str | None = Field(
+        None,
+        pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$",
+        description="Time of day, HH:MM, at which the schedule opens the next business date; "
+        "unset: days are opened by command only.",
+    )
+    day_timezone: str = Field("UTC", description="Time zone of day_opens_at, e.g. Asia/Shanghai.")
+    day_books: str = Field(
+        "", description="Books that the schedule moves, separated by commas; empty: the one in use."
+    )
+    day_look_s: float = Field(
+        5, gt=0, le=3_600, description="Pause between two looks whether a business date is due."
+    )
+
     bus: Literal["log", "kafka"] = Field(
         "log", description="What carries operations to accounting: the log itself, or Kafka."
     )

@@ -22,6 +22,7 @@ from infra.cli import (
     accounting,
     auditing,
     books,
+    day_keeping,
     demo,
     history,
     keys,
@@ -35,6 +36,7 @@ from infra.cli.console import say
 from infra.cli.context import NoKey
 from infra.cli.exit_codes import EXIT_CODES_HELP, ExitCode
 from infra.client import ApiRefused, ApiUnavailable
+from infra.day_schedule import ScheduleRefused
 from infra.postgres import PostgresUnavailable, SchemaRefused
 from infra.serve import ServeRefused
 from infra.settings import load_settings, with_overrides
@@ -68,6 +70,7 @@ for register in (
     standing.add_to,
     sheets.add_to,
     books.add_to,
+    day_keeping.add_to,
     accounting.add_to,
     auditing.add_to,
     history.add_to,
@@ -106,6 +109,7 @@ EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (ApiRefused, ExitCode.REFUSED),
     (NoKey, ExitCode.UNAVAILABLE),
     (ServeRefused, ExitCode.UNAVAILABLE),
+    (ScheduleRefused, ExitCode.USAGE),
     (PostgresUnavailable, ExitCode.UNAVAILABLE),
     (SchemaRefused, ExitCode.REFUSED),
     (DecisionRefused, ExitCode.REFUSED),

@@ -1,6 +1,6 @@
 """`daybook books|day|status`: the books of this database, their open day, where everything stands.
 
-Invariant: the open business date moves by command only.
+Invariant: the open business date moves by command, a person's or the schedule's.
 """
 
 from __future__ import annotations

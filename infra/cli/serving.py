@@ -94,7 +94,7 @@ def api_command(
 
     Needs a migrated database: DAYBOOK_DATABASE_URL, `daybook migrate`.
     """
-    settings = _begin(ctx, parent_pid)
+    settings = begin(ctx, parent_pid)
     server = uvicorn.Server(uvicorn_config(settings, build_app(settings)))
     if fd is None:
         server.run()
@@ -109,7 +109,7 @@ def consume_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
 
     On the log bus one consumer works at a time; on Kafka as many as there are partitions.
     """
-    settings = _begin(ctx, parent_pid)
+    settings = begin(ctx, parent_pid)
     stop = stop_on_signals()
     run_consumer(
         ConsumerSettings(
@@ -129,7 +129,7 @@ def consume_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
 
 def relay_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
     """Run the relay: the log's operations and decisions go to Kafka. One is active at a time."""
-    settings = _begin(ctx, parent_pid)
+    settings = begin(ctx, parent_pid)
     run_relay(
         RelaySettings(
             database_url=_database_url(settings),
@@ -148,7 +148,7 @@ def relay_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
 
 def results_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
     """Run the results consumer: accounting statuses go from Kafka back to the ledger."""
-    settings = _begin(ctx, parent_pid)
+    settings = begin(ctx, parent_pid)
     run_results(
         _database_url(settings),
         settings.kafka_bootstrap,
@@ -185,11 +185,11 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
-def _begin(ctx: typer.Context, parent_pid: int | None) -> Settings:
-    """Set up what every long-running process needs."""
+def begin(ctx: typer.Context, parent_pid: int | None, **overrides: object) -> Settings:
+    """Set up what every long-running process needs; return its settings."""
     if parent_pid is not None:
         end_with_parent(parent_pid)
-    settings = settings_in_use(ctx)
+    settings = with_overrides(settings_in_use(ctx), **overrides)
     set_up_logs(settings)
     return settings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import stat
@@ -52,6 +53,20 @@ def test_the_first_start_makes_book_rules_and_a_private_key_and_the_second_chang
         with client_of(second) as client:
             assert client.get("/v1/books")["items"] == [book]
             assert client.get("/v1/rulesets")["data"] == rulesets
+
+
+def test_a_served_book_follows_the_schedule_and_goes_on_posting(running: Running) -> None:
+    today = dt.datetime.now(dt.UTC).date().isoformat()
+    with running(day_opens_at="00:00", day_look_s=0.1) as system:
+        assert "days" in system.children
+        with client_of(system) as client:
+            wait_until(
+                lambda: client.get("/v1/books/main")["open_business_date"] >= today,
+                "the day that is due is open",
+            )
+            open_customer(system)
+            answer = client.post("/v1/operations", recharge("on-schedule")).value
+            assert answer["business_date"] >= today
 
 
 def test_a_second_server_of_the_same_home_is_refused_and_says_where_the_first_is(

@@ -305,6 +305,18 @@ def test_books_and_their_open_day(daybook: Daybook) -> None:
     assert "day_refused" in back.err
 
 
+def test_a_schedule_opens_the_day_that_is_due(daybook: Daybook) -> None:
+    daybook("books", "open", "timed", "--date", "2026-01-01")
+    moved = daybook("--book", "timed", "day", "keep", "--at", "00:00", "--once")
+    assert moved.code == ExitCode.OK, moved.err
+    today = daybook("--book", "timed", "day", "show").out.strip()
+    assert f"book timed: the open day is {today}" in moved.err
+    assert today > "2026-01-01"
+    assert daybook("--book", "timed", "day", "keep", "--at", "00:00", "--once").err == ""
+    for words in (["--once"], ["--at", "25:00", "--once"], ["--at", "01:00", "--zone", "Mars"]):
+        assert daybook("day", "keep", *words).code == ExitCode.USAGE
+
+
 def test_keys_are_made_used_and_revoked(daybook: Daybook, monkeypatch: pytest.MonkeyPatch) -> None:
     key = daybook("keys", "create", "reader", "--scope", "read").out.strip()
     assert "reader" in daybook("keys", "list").out
