@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.kafka import KafkaBroker, free_port
+from infra.kafka import QUICK_JAVA, KafkaBroker, free_port
 from infra.settings import load_settings
 
 _numbers = itertools.count(1)
@@ -28,6 +28,7 @@ def kafka_broker() -> Iterator[KafkaBroker]:
         engines=("java", "docker"),  # Java first: that broker ends with the run
         jars=settings.kafka_dir.absolute() / "libs",
         image=settings.kafka_image,
+        java_options=QUICK_JAVA,
     )
     try:
         yield broker.start()

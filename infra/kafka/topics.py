@@ -39,7 +39,11 @@ def ensure_topics(
     shape = {
         "num_partitions": partitions,
         "replication_factor": replication,
-        "configs": {"max.message.bytes": str(limit)},
+        "configs": {
+            "max.message.bytes": str(limit),
+            # An acknowledged message is on more than one node wherever there are more than two.
+            "min.insync.replicas": str(max(1, replication - 1)),
+        },
     }
     with _admin(bootstrap) as admin:
         missing = sorted(set(topics) - set(admin.list_topics()))
