@@ -23,6 +23,9 @@ from ledger.log import LOG_CHANNEL
 from projections.positions import LogName, select_lanes
 
 HOLD_S = 1.0
+SILENCE_S = 15.0
+METADATA_AGE_MS = 5_000  # how late a topic that was made anew is noticed
+COMMIT_TIMEOUT_MS = 5_000
 LOG_ROWS_PER_OPERATION = 4  # a transfer: two account events, one operation, now and then more
 
 
@@ -126,6 +129,7 @@ class KafkaBus:
         group: str,
         log: LogName,
         operations_max: int = 2000,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._topic = topic
         self._log = log
@@ -142,8 +146,9 @@ class KafkaBus:
             fetch_max_wait_ms=50,
             fetch_max_bytes=16 * 1024 * 1024,
             max_partition_fetch_bytes=4 * 1024 * 1024,
-            session_timeout_ms=15_000,
-            heartbeat_interval_ms=2_000,
+            metadata_max_age_ms=METADATA_AGE_MS,
+            session_timeout_ms=int(silence_s * 1000),
+            heartbeat_interval_ms=int(silence_s * 1000 / 6),
         )
         partitions = self._consumer.partitions_for_topic(topic)
         if not partitions:
@@ -170,7 +175,8 @@ class KafkaBus:
         place = TopicPartition(self._topic, poll.lane)
         self._pending[poll.lane] = poll.last + 1
         try:
-            self._consumer.commit({place: OffsetAndMetadata(poll.last + 1, "", -1)})
+            offset = OffsetAndMetadata(poll.last + 1, "", -1)
+            self._consumer.commit({place: offset}, timeout_ms=COMMIT_TIMEOUT_MS)
         except (CommitFailedError, RebalanceInProgressError, IllegalStateError):
             self._pending.pop(poll.lane, None)
 

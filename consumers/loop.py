@@ -10,21 +10,27 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import psycopg
 import structlog
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from psycopg import Connection
 
-from consumers.bus import Bus, KafkaBus, LogBus
+from consumers.bus import SILENCE_S, Bus, KafkaBus, LogBus
 from consumers.consumer import Consumer, Counts, never
 from consumers.results import insert_outbox_in_tx, results_producer, send_outbox
 from ledger.errors import LogCorrupt
 from ledger.statuses import apply_results_in_tx
 from projections.positions import LanesChanged, select_lanes, select_log, stop_lane
 from projections.tables import connect_to
+
+BOUND_SILENCE = """
+    SELECT set_config('idle_in_transaction_session_timeout', %s, false),
+           set_config('lock_timeout', %s, false)
+"""
 
 log = structlog.get_logger("consumers.loop")
 
@@ -42,6 +48,7 @@ class ConsumerSettings(msgspec.Struct, frozen=True, kw_only=True):
     pause_s: float = 0.05
     gather_s: float = 0.02  # least time between two small polls: fewer, fuller transactions
     retry_pause_s_max: float = 5.0
+    silence_s: float = SILENCE_S  # what a silent consumer holds goes to others after so long
 
 
 def open_bus(settings: ConsumerSettings) -> Bus:
@@ -57,6 +64,7 @@ def open_bus(settings: ConsumerSettings) -> Bus:
         group=settings.group,
         log=name,
         operations_max=settings.operations_max,
+        silence_s=settings.silence_s,
     )
 
 
@@ -94,6 +102,11 @@ def _write_down(settings: ConsumerSettings, reason: str) -> None:
             stop_lane(conn, lane.lane, reason)
 
 
+def _bound_silence(conn: Connection[Any], silence_s: float) -> None:
+    """Let the database end a transaction in which this process falls silent, with its locks."""
+    conn.execute(BOUND_SILENCE, (f"{silence_s:g}s", f"{silence_s:g}s"))
+
+
 def _consume(
     settings: ConsumerSettings,
     stop: threading.Event,
@@ -106,6 +119,7 @@ def _consume(
     producer: KafkaProducer | None = None
     try:
         with connect_to(settings.database_url) as conn:
+            _bound_silence(conn, settings.silence_s)
             deliver = insert_outbox_in_tx if on_kafka else apply_results_in_tx
             consumer = Consumer(conn, bus, deliver_in_tx=deliver, failpoint=failpoint)
             consumer.counts = counts

@@ -197,6 +197,8 @@ def results_producer(bootstrap: str) -> KafkaProducer:
         acks="all",
         enable_idempotence=True,
         allow_auto_create_topics=False,
-        max_block_ms=10_000,
+        max_block_ms=5_000,
+        request_timeout_ms=5_000,
+        delivery_timeout_ms=8_000,
         client_id=f"daybook-results-{int(time.time())}",
     )

@@ -3,7 +3,8 @@
 One is active: it holds an advisory lock, and its epoch is on the position row, so that one
 that was thought dead cannot save a position. Invariant: the position is saved only after
 every message of its stretch was acknowledged; each message says which stretch of its
-partition it covers, so that a repetition is recognised and a loss is seen.
+partition it covers, so that a repetition is recognised and a loss is seen, at the latest by
+the watermark that is sent again while the log is quiet.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from consumers.messages import (
     lane_of,
     pack,
 )
-from infra.kafka.topics import ensure_topics
+from infra.kafka.topics import TopicRefused, ensure_topics
 from ledger.errors import LogCorrupt
 from ledger.log import LOG_CHANNEL
 from projections.positions import LogName, select_log
 
 RELAY_LOCK = 1_145_393_478
 ACKNOWLEDGE_TIMEOUT_S = 60
+TOPICS_LOOK_S = 10.0
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 INSERT_RELAY = """
@@ -47,6 +49,7 @@ RAISE_EPOCH = """
     UPDATE ledger.relays SET epoch = epoch + 1 WHERE topic = %s
     RETURNING partitions, log_id, log_incarnation, epoch, position
 """
+BOUND_SILENCE = "SELECT set_config('idle_session_timeout', %s, false)"
 SAVE_POSITION = "UPDATE ledger.relays SET position = %s WHERE topic = %s AND epoch = %s"
 REPUBLISH = "UPDATE ledger.relays SET position = %s, epoch = epoch + 1 WHERE topic = %s"
 FORGET = "DELETE FROM ledger.relays WHERE topic = %s"
@@ -75,6 +78,8 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
     pause_s: float = 0.05
     gather_s: float = 0.01  # least time between two small stretches: fewer, fuller messages
     retry_pause_s_max: float = 5.0
+    beat_s: float = 5.0  # the watermark is sent again when nothing else was for so long
+    silence_s: float = 15.0  # a relay that is silent for so long is no longer the active one
 
 
 class Relay:
@@ -94,18 +99,25 @@ class Relay:
         self._failpoint = failpoint
         self._log: LogName = select_log(conn)
         self.partitions, self.epoch, self.position = self._take_over()
+        self._published_at = time.monotonic()
         conn.execute(f"LISTEN {LOG_CHANNEL}")
 
     def step(self, timeout_s: float = 0.0) -> int:
-        """Publish the next stretch of the log; return how many positions it covered."""
+        """Publish the next stretch of the log; return how many positions it covered.
+
+        In a long silence the last watermark is sent again: a consumer whose topic has lost its
+        end (made anew, past its retention) learns so what it lacks.
+        """
         stretch = select_stretch(self.conn, self.position, rows_max=self.settings.rows_max)
         if stretch.through == self.position:
             for _ in self.conn.notifies(timeout=timeout_s, stop_after=1):
                 break
-            return 0
+            if time.monotonic() - self._published_at < self.settings.beat_s:
+                return 0
         self._publish(stretch)
         self._failpoint("sent")
         self._save(stretch.through)
+        self._published_at = time.monotonic()
         return stretch.through - stretch.after
 
     def _publish(self, stretch: Stretch) -> None:
@@ -171,13 +183,35 @@ def run_relay(
             if not _relay_until(settings, stop, failpoint):
                 stop.wait(0.5)  # another one is active
             pause_s = 0.1
-        except (RelayRefused, LogCorrupt) as error:
+        except (RelayRefused, TopicRefused, LogCorrupt) as error:
             log.critical("relay_refused", error=str(error), retry_s=settings.retry_pause_s_max)
             stop.wait(settings.retry_pause_s_max)
         except (psycopg.Error, KafkaError, OSError, Fenced) as error:
             log.error("relay_failed", error=str(error), retry_s=pause_s)
             stop.wait(pause_s)
             pause_s = min(pause_s * 2, settings.retry_pause_s_max)
+
+
+class TopicsLook:
+    """Makes the topics that are missing: at first, and now and then, as one can be deleted."""
+
+    def __init__(self, settings: RelaySettings) -> None:
+        self._settings = settings
+        self._look()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._looked_at >= TOPICS_LOOK_S:
+            self._look()
+
+    def _look(self) -> None:
+        settings = self._settings
+        ensure_topics(
+            settings.bootstrap,
+            settings.partitions,
+            topics=(settings.topic, settings.results_topic),
+            replication=settings.replication,
+        )
+        self._looked_at = time.monotonic()
 
 
 def republish(conn: Connection[Any], topic: str, *, from_position: int = 0) -> None:
@@ -203,9 +237,9 @@ def relay_producer(bootstrap: str) -> KafkaProducer:
         compression_type="lz4",
         max_request_size=MESSAGE_BYTES_MAX * 2,
         batch_size=MESSAGE_BYTES_MAX,
-        max_block_ms=10_000,
-        request_timeout_ms=10_000,
-        delivery_timeout_ms=20_000,
+        max_block_ms=5_000,
+        request_timeout_ms=5_000,
+        delivery_timeout_ms=10_000,
         client_id="daybook-relay",
     )
 
@@ -227,18 +261,14 @@ def _relay_until(
         locked = conn.execute(TRY_LOCK, (RELAY_LOCK, settings.topic)).fetchone()
         if locked is None or not locked[0]:
             return False
-        topics = (settings.topic, settings.results_topic)
-        ensure_topics(
-            settings.bootstrap,
-            settings.partitions,
-            topics=topics,
-            replication=settings.replication,
-        )
+        conn.execute(BOUND_SILENCE, (f"{settings.silence_s:g}s",))
+        look = TopicsLook(settings)
         producer = relay_producer(settings.bootstrap)
         try:
             relay = Relay(conn, producer, settings=settings, failpoint=failpoint)
             log.info("relay_active", topic=settings.topic, position=relay.position)
             while not stop.is_set():
+                look()
                 began = time.monotonic()
                 if relay.step(settings.pause_s) < settings.rows_max // 4:
                     stop.wait(max(0.0, began + settings.gather_s - time.monotonic()))

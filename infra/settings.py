@@ -125,6 +125,11 @@ class Settings(BaseSettings):
     results_topic: str = Field(
         "accounting.results", description="Topic of accounting statuses back to the ledger."
     )
+    silence_s: float = Field(
+        15,
+        ge=6,
+        description="A relay or consumer silent for so long loses its locks and partitions.",
+    )
     consumer_group: str = Field("daybook.vouchers", description="Kafka group of the consumers.")
     message_bytes_max: int = Field(
         512 * KIB, ge=KIB, description="Size of one message; it carries many operations."

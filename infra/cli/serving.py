@@ -122,6 +122,7 @@ def consume_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
             operations_max=settings.consumer_poll_operations,
             pause_s=settings.poll_pause_s,
             retry_pause_s_max=settings.retry_pause_s_max,
+            silence_s=settings.silence_s,
         ),
         stop,
     )
@@ -141,6 +142,7 @@ def relay_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
             rows_max=settings.relay_poll_rows,
             pause_s=settings.poll_pause_s,
             retry_pause_s_max=settings.retry_pause_s_max,
+            silence_s=settings.silence_s,
         ),
         stop_on_signals(),
     )
