@@ -9,7 +9,7 @@ if and only if its outcome was claimed, in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -29,19 +29,18 @@ from consumers.posting import (
     Settled,
     attempt,
     final_names,
-    post_in_tx,
     settle,
     settle_waiting,
 )
 from consumers.resolution import wake_in_tx
-from projections.account_balances import post_legs_in_tx
+from consumers.sums import Sums
+from projections.journal import insert_vouchers_in_tx
 from projections.orders import insert_orders_in_tx
 from projections.outcomes import (
     FINAL,
     OperationName,
     Outcome,
     Standing,
-    apply_totals_in_tx,
     claim_in_tx,
     select_standings,
 )
@@ -94,17 +93,23 @@ def handle_in_tx(
     if not fresh:
         return []
     outcomes = [each.outcome for each in fresh]
-    operations = [
-        (tried.booked.position, tried.booked.operation)
-        for tried in batch.attempts
-        if tried.booked.position in claimed
-    ]
-    post_in_tx(conn, fresh, lane)
-    apply_totals_in_tx(conn, outcomes, (), lane)
-    post_legs_in_tx(conn, (operation for _, operation in operations), lane)
+    new = [tried.booked for tried in batch.attempts if tried.booked.position in claimed]
+    sums = Sums()
+    write_new_in_tx(conn, fresh, new, sums)
+    sums.post_in_tx(conn, lane)
+    return outcomes + wake_in_tx(conn, rulesets, final_names(outcomes), lane)
+
+
+def write_new_in_tx(
+    conn: Connection[Any], fresh: Sequence[Settled], new: Sequence[Booked], sums: Sums
+) -> None:
+    """Write what follows from new outcomes; what is summed is only added to `sums`."""
+    entered = [(each.source_position, voucher) for each in fresh for voucher in each.vouchers]
+    insert_vouchers_in_tx(conn, entered)
+    operations = [(booked.position, booked.operation) for booked in new]
     insert_orders_in_tx(conn, operations)
     insert_issues_in_tx(conn, operations)
-    return outcomes + wake_in_tx(conn, rulesets, final_names(outcomes), lane)
+    sums.add([each.outcome for each in fresh], new, (voucher for _, voucher in entered))
 
 
 def keep_decisions_in_tx(conn: Connection[Any], decided: Sequence[Decided]) -> None:
@@ -139,14 +144,15 @@ def _settle_in_tx(conn: Connection[Any], attempts: Sequence[Attempt]) -> list[Se
     )
     settled: list[Settled] = []
     for tried in attempts:
-        each = _settled(tried, standings)
+        each = settle_behind(tried, standings)
         settled.append(each)
         outcome = each.outcome
         standings.setdefault(outcome.name, Standing(outcome.status, outcome.attempt_position))
     return settled
 
 
-def _settled(tried: Attempt, standings: dict[OperationName, Standing]) -> Settled:
+def settle_behind(tried: Attempt, standings: Mapping[OperationName, Standing]) -> Settled:
+    """Settle an attempt as its original stands; without one, by itself."""
     position, operation = tried.booked.position, tried.booked.operation
     original_id = operation.original_operation_id
     if original_id is None:

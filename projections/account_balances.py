@@ -47,6 +47,10 @@ SELECT_DAYS = """
 """
 
 
+# book, account, currency, business date → debits, credits, closing, its version
+LegSums = dict[tuple[str, str, str, str], list[int]]
+
+
 class _Row(msgspec.Struct, frozen=True, gc=False):
     book_id: str
     account: str
@@ -70,11 +74,8 @@ class AccountDay(msgspec.Struct, frozen=True):
     last_version: int
 
 
-def post_legs_in_tx(
-    conn: Connection[Any], operations: Iterable[OperationBooked], lane: int
-) -> None:
-    """Add the movement legs of operations to their accounts' days, in key order."""
-    days: dict[tuple[str, str, str, str], list[int]] = {}
+def add_legs(days: LegSums, operations: Iterable[OperationBooked]) -> None:
+    """Add the movement legs of operations to days in memory."""
     for operation in operations:
         book_id, date = operation.book_id, operation.business_date
         for leg in operation.legs:
@@ -87,6 +88,10 @@ def post_legs_in_tx(
             day[leg.kind == "credit"] += leg.amount_minor
             if leg.version > day[3]:
                 day[2], day[3] = leg.balance_minor, leg.version
+
+
+def post_leg_sums_in_tx(conn: Connection[Any], days: LegSums, lane: int) -> None:
+    """Add days to the lane's, in key order."""
     rows = [
         _Row(*key, lane, str(debit_minor), str(credit_minor), closing_minor, version)
         for key, (debit_minor, credit_minor, closing_minor, version) in days.items()

@@ -50,6 +50,10 @@ SELECT_DAYS = """
 """
 
 
+# book, subject, currency, accounting date, off the balance sheet → debits and credits
+LineSums = dict[tuple[str, str, str, str, bool], list[int]]
+
+
 class _Row(msgspec.Struct, frozen=True, gc=False):
     book_id: str
     subject: str
@@ -73,8 +77,14 @@ class GlDay(msgspec.Struct, frozen=True):
 
 
 def post_lines_in_tx(conn: Connection[Any], vouchers: Iterable[Voucher], lane: int) -> None:
-    """Add the lines of vouchers to the lane's balances, in key order."""
-    sums: dict[tuple[str, str, str, str, bool], list[int]] = {}
+    """Add the lines of vouchers to the lane's balances."""
+    sums: LineSums = {}
+    add_lines(sums, vouchers)
+    post_line_sums_in_tx(conn, sums, lane)
+
+
+def add_lines(sums: LineSums, vouchers: Iterable[Voucher]) -> None:
+    """Add the lines of vouchers to sums in memory."""
     for voucher in vouchers:
         book_id, date = voucher.book_id, voucher.accounting_date
         for line in voucher.lines:
@@ -83,6 +93,10 @@ def post_lines_in_tx(conn: Connection[Any], vouchers: Iterable[Voucher], lane: i
             if pair is None:
                 pair = sums[key] = [0, 0]
             pair[line.side == "credit"] += line.amount_minor
+
+
+def post_line_sums_in_tx(conn: Connection[Any], sums: LineSums, lane: int) -> None:
+    """Add sums to the lane's balances, in key order."""
     rows = [
         _Row(*key[:4], lane, key[4], str(debit_minor), str(credit_minor))
         for key, (debit_minor, credit_minor) in sums.items()

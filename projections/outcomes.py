@@ -17,6 +17,7 @@ from psycopg import Connection
 from projections.tables import json_rows
 
 OperationName = tuple[str, str]
+Totals = dict[tuple[str, str, str], list[int]]  # book, status, currency → count and amount
 
 VOUCHERED = "vouchered"
 PARKED = "parked"
@@ -41,6 +42,7 @@ CLAIM = f"""
     ON CONFLICT ON CONSTRAINT outcomes_pkey DO NOTHING
     RETURNING position
 """
+COPY_OUTCOMES = f"COPY outcomes ({COLUMNS}) FROM STDIN"
 UPDATE = f"""
     UPDATE outcomes AS old
     SET status = fresh.status, reason = fresh.reason, detail = fresh.detail,
@@ -147,6 +149,15 @@ def claim_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> set[int]:
     return {row[0] for row in conn.execute(CLAIM, (json_rows(outcomes),))}
 
 
+def copy_outcomes_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> None:
+    """Write outcomes that nobody else can have written: a rebuild's, of one stretch of the log."""
+    with conn.cursor() as cursor, cursor.copy(COPY_OUTCOMES) as copy:
+        for outcome in outcomes:
+            copy.write_row(
+                (*msgspec.structs.astuple(outcome)[:-1], bytes(outcome.amounts).decode())
+            )
+
+
 def update_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> None:
     """Write new outcomes over rows that this transaction has locked."""
     if outcomes:
@@ -160,13 +171,23 @@ def apply_totals_in_tx(
     lane: int,
 ) -> None:
     """Add and take away outcomes in the lane's totals, in key order."""
-    totals: dict[tuple[str, str, str], list[int]] = {}
-    for sign, outcomes in ((1, added), (-1, removed)):
-        for outcome in outcomes:
-            for currency, amount_minor in read_amounts(outcome.amounts).items():
-                total = totals.setdefault((outcome.book_id, outcome.status, currency), [0, 0])
-                total[0] += sign
-                total[1] += sign * amount_minor
+    totals: Totals = {}
+    add_totals(totals, added)
+    add_totals(totals, removed, sign=-1)
+    post_totals_in_tx(conn, totals, lane)
+
+
+def add_totals(totals: Totals, outcomes: Iterable[Outcome], *, sign: int = 1) -> None:
+    """Add outcomes to totals in memory, or take them away."""
+    for outcome in outcomes:
+        for currency, amount_minor in read_amounts(outcome.amounts).items():
+            total = totals.setdefault((outcome.book_id, outcome.status, currency), [0, 0])
+            total[0] += sign
+            total[1] += sign * amount_minor
+
+
+def post_totals_in_tx(conn: Connection[Any], totals: Totals, lane: int) -> None:
+    """Add totals to the lane's, in key order."""
     rows = [
         _Total(*key, lane, count, str(amount_minor))
         for key, (count, amount_minor) in totals.items()
