@@ -114,6 +114,7 @@ class Relay:
                 break
             if time.monotonic() - self._published_at < self.settings.beat_s:
                 return 0
+        self._failpoint("selected")
         self._publish(stretch)
         self._failpoint("sent")
         self._save(stretch.through)

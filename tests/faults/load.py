@@ -20,7 +20,7 @@ from tests.e2e.load import Load, open_customer, recharge
 from tests.waiting import wait_until
 
 ACCOUNTS = 8
-BOOKED, REJECTED = 201, 422
+ANSWERED, BOOKED, REJECTED = 200, 201, 422
 Body = dict[str, object]
 
 
@@ -28,11 +28,13 @@ Body = dict[str, object]
 class SeededLoad(Load):
     """Callers whose operations follow from `seed`; `answers` is the first answer of each.
 
-    `prefix` begins the ids and account numbers: another one for each load of a system.
+    `prefix` begins the ids and account numbers: another one for each load of a system. `pause_s`
+    between two requests keeps a load small enough to be audited after every fault.
     """
 
     seed: int = 0
     prefix: str = "load"
+    pause_s: float = 0.002
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     asked: dict[str, Body] = field(default_factory=dict)
@@ -56,7 +58,7 @@ class SeededLoad(Load):
     def _requests(self) -> Iterator[Request]:
         rng = random.Random(self.seed)
         for number in itertools.count(1):
-            if self.stop.is_set():
+            if self.stop.wait(self.pause_s):
                 return
             self.asked[self._id(number)] = self._body(number)
             yield self._request(number)
@@ -103,3 +105,33 @@ class SeededLoad(Load):
 
 def _leg(kind: str, account: str, amount_minor: int) -> Body:
     return {"kind": kind, "account": account, "amount": amount_minor, "currency": "CNY"}
+
+
+@dataclass
+class BatchLoad(SeededLoad):
+    """The same operations in requests of `size`: batches that the engine decides ahead."""
+
+    size: int = 300
+    pause_s: float = 0.1
+
+    def _requests(self) -> Iterator[Request]:
+        for first in itertools.count(1, self.size):
+            if self.stop.wait(self.pause_s):
+                return
+            bodies = {self._id(number): self._body(number) for number in self._numbers(first)}
+            self.asked.update(bodies)
+            lines = b"\n".join(map(msgspec.json.encode, bodies.values()))
+            yield Request("POST", "/v1/operations:batch", lines, "application/x-ndjson", first)
+
+    def _numbers(self, first: int) -> range:
+        return range(first, first + self.size)
+
+    def _note(self, request: Request, reply: Reply) -> None:
+        if reply.status != ANSWERED:
+            self.other.append((reply.status, reply.body))
+            return
+        for number, line in zip(self._numbers(request.key), reply.body.splitlines(), strict=True):
+            status = msgspec.json.decode(line)["status"]
+            one = request._replace(key=number)
+            code = {"booked": BOOKED, "rejected": REJECTED}.get(status, 0)
+            super()._note(one, reply._replace(status=code, body=line))

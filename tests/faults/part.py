@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ SAID = "DAYBOOK_FAULTS_SAID"
 
 
 class Failpoints:
-    """Looks at every step whether this is the one; `armed` holds step, after and signal."""
+    """Looks at every step whether this is the one; `armed` says which, where and what then."""
 
     def __init__(self, armed: Path) -> None:
         self._armed = armed
@@ -32,7 +33,7 @@ class Failpoints:
         except FileNotFoundError:
             return
         given = json.loads(order)
-        if given["step"] != step:
+        if given["step"] != step or given["thread"] not in threading.current_thread().name:
             return
         self._reached[order] = self._reached.get(order, 0) + 1
         if self._reached[order] <= given["after"]:

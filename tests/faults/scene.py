@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGKILL
 
 from infra.demo.payment_day import BUSINESS_DATE
 from infra.demo.system import free_port
@@ -57,23 +57,26 @@ class Scene:
         text = said.read_text("utf-8", errors="replace") if said.exists() else ""
         return text + "\n".join(self.words)
 
-    def arm(self, step: str, *, after: int = 0, signal_number: int = signal.SIGKILL) -> None:
-        """Let the next part that reaches the step for the (after + 1)th time get the signal."""
+    def arm(self, step: str, *, after: int = 0, thread: str = "", number: int = SIGKILL) -> None:
+        """Let the next part that reaches the step for the (after + 1)th time get the signal.
+
+        `thread` is part of a thread's name: only there it counts.
+        """
+        order = {"step": step, "after": after, "thread": thread, "signal": number}
         armed = armed_path(self.settings.home)
-        order = {"step": step, "after": after, "signal": signal_number, "no": next(_numbers)}
         fresh = armed.with_suffix(".new")
-        fresh.write_text(json.dumps(order))
+        fresh.write_text(json.dumps({**order, "no": next(_numbers)}))
         fresh.rename(armed)
 
     def was_taken(self) -> bool:
         """Tell whether the armed step was reached."""
         return not armed_path(self.settings.home).exists()
 
-    def kill_at(self, step: str, part: str, *, after: int = 0) -> None:
+    def kill_at(self, step: str, part: str, *, after: int = 0, thread: str = "") -> None:
         """kill -9 the part at a step, and wait for the one the supervisor starts instead."""
         victim = self.children[part]
         self.start_soon()
-        self.arm(step, after=after)
+        self.arm(step, after=after, thread=thread)
         wait_until(self.was_taken, f"{part} reaches {step}")
         self.wait_for_successor(part, victim)
 
@@ -122,9 +125,9 @@ def running_scene(
             yield scene
 
 
-def free_topics(number: Callable[[], int] = lambda: next(_numbers)) -> dict[str, str]:
+def free_topics() -> dict[str, str]:
     """Name topics and a group that no other scene of this run uses."""
-    run = f"faults.{number()}"
+    run = f"faults.{next(_numbers)}"
     return {
         "operations_topic": f"{run}.ledger.operations",
         "results_topic": f"{run}.accounting.results",
