@@ -283,7 +283,8 @@ class Books:
         for entry in sorted(named, key=lambda entry: entry.booked.position):
             before = entry.settled.outcome
             waits_for = (before.book_id, before.waits_for or "")
-            if before.status == WAITING and waits_for not in resolved:
+            retried = isinstance(order, RepairRequested)
+            if retried and before.status == WAITING and waits_for not in resolved:
                 continue
             self._change(entry, _settled_by(position, order, self._rulesets, entry.booked))
             after = entry.settled.outcome

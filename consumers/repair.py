@@ -7,33 +7,34 @@ order changes only what is still parked or waiting when it is performed.
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
-from uuid import UUID
 
 import msgspec
 from psycopg import Connection
 
-from accounting.decisions import (
-    OPERATIONS_PER_ORDER_MAX,
-    AccountingDecisions,
-    DecisionRefused,
-    GivenLine,
-    in_orders,
-)
+from accounting.decisions import AccountingDecisions, in_orders
 from accounting.rules import NonPosting
 from accounting.voucher import Voucher
 from consumers.log_rows import select_operations
 from consumers.messages import Booked
 from consumers.posting import Attempt, attempt
-from consumers.resolution import chart_below, overriding_voucher, refused_override
 from ledger.errors import NotFound
 from ledger.events import OperationBooked
-from projections.outcomes import PARKED, WAITING
-from projections.parked import ParkedFilter, ParkedOperation, select_parked
+from projections.parked import (
+    Original,
+    ParkedFilter,
+    ParkedOperation,
+    Waiter,
+    select_originals,
+    select_parked,
+    select_waiters,
+)
 from projections.positions import select_head
-from projections.repair_orders import GivenVoucher, select_performed
+from projections.repair_orders import select_performed
 from projections.rulesets import PublishedRulesets, load_rulesets
 
 PAGE = 1000
@@ -78,20 +79,30 @@ class RetryReport(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """Everything about one parked or waiting operation, and what a retry would make of it."""
+    """Everything about one parked or waiting operation, and what a retry would make of it.
+
+    `waits_for` is the chain of originals in front of it, `waiters` is what stands behind it;
+    both nearest first.
+    """
 
     parked: ParkedOperation
     operation: OperationBooked
+    waits_for: tuple[Original, ...]
+    waiters: tuple[Waiter, ...]
     retry: Tried
 
 
 def every_parked(
-    conn: Connection[Any], book_id: str, wanted: ParkedFilter | None = None
+    conn: Connection[Any],
+    book_id: str,
+    wanted: ParkedFilter | None = None,
+    *,
+    now: dt.datetime | None = None,
 ) -> Iterator[ParkedOperation]:
     """Walk through everything parked or waiting that a filter means, oldest first."""
     cursor: str | None = None
     while True:
-        page = select_parked(conn, book_id, wanted, cursor=cursor, limit=PAGE)
+        page = select_parked(conn, book_id, wanted, now=now, cursor=cursor, limit=PAGE)
         yield from page.items
         if page.next_cursor is None:
             return
@@ -109,16 +120,22 @@ def try_dry(
 
     A waiting operation is shown as if its original were final.
     """
+    pages = every_parked(conn, book_id, wanted)
+    while chunk := list(islice(pages, PAGE)):
+        yield from try_these(conn, chunk, ruleset_hash=ruleset_hash)
+
+
+def try_these(
+    conn: Connection[Any], chunk: Sequence[ParkedOperation], *, ruleset_hash: str | None = None
+) -> Iterator[Tried]:
+    """Say what a retry would make of these operations, changing nothing."""
     rulesets = PublishedRulesets()
     load_rulesets(conn, rulesets)
     below = select_head(conn) + 1
-    chunk: list[ParkedOperation] = []
-    for parked in every_parked(conn, book_id, wanted):
-        chunk.append(parked)
-        if len(chunk) == PAGE:
-            yield from _tried(conn, rulesets, chunk, below, ruleset_hash)
-            chunk = []
-    yield from _tried(conn, rulesets, chunk, below, ruleset_hash)
+    operations = select_operations(conn, (parked.position for parked in chunk))
+    for parked in chunk:
+        booked = Booked(parked.position, operations[parked.position])
+        yield _said(attempt(rulesets, booked, below=below, ruleset_hash=ruleset_hash))
 
 
 def retry(
@@ -142,6 +159,7 @@ def retry(
     ids = [parked.operation_id for parked in every_parked(conn, book_id, wanted)]
     orders: list[int] = []
     done: list[Repaired] = []
+    progress(0, len(ids))
     for chunk in in_orders(ids):
         position = decisions.request_repair(
             book_id, chunk, maker=maker, ruleset_hash=ruleset_hash, note=note
@@ -178,80 +196,23 @@ def select_repaired(
     return [Repaired(*row) for row in rows]
 
 
-def explain(conn: Connection[Any], book_id: str, operation_id: str) -> Explanation:
+def explain(
+    conn: Connection[Any], book_id: str, operation_id: str, *, now: dt.datetime | None = None
+) -> Explanation:
     """Explain one parked or waiting operation; raises NotFound for any other."""
     wanted = ParkedFilter(operation_ids=(operation_id,))
-    found = select_parked(conn, book_id, wanted, limit=1).items
+    found = select_parked(conn, book_id, wanted, now=now, limit=1).items
     if not found:
         raise NotFound(f"operation {operation_id} is neither parked nor waiting")
     operation = select_operations(conn, [found[0].position])[found[0].position]
     (tried,) = try_dry(conn, book_id, wanted)
-    return Explanation(found[0], operation, tried)
-
-
-def propose_override(
-    conn: Connection[Any],
-    decisions: AccountingDecisions,
-    book_id: str,
-    operation_id: str,
-    lines: Sequence[GivenLine],
-    *,
-    accounting_date: str,
-    maker: str,
-    note: str = "",
-) -> tuple[UUID, Voucher]:
-    """Propose the voucher lines of a parked operation; return the proposal and its voucher.
-
-    Raises DecisionRefused (`override_refused`) when the lines cannot stand.
-    """
-    explained = explain(conn, book_id, operation_id)
-    if explained.parked.status not in (PARKED, WAITING):
-        raise DecisionRefused("override_refused", f"the operation is {explained.parked.status}")
-    given = GivenVoucher(accounting_date, tuple(lines))
-    rulesets = PublishedRulesets()
-    load_rulesets(conn, rulesets)
-    chart = chart_below(rulesets, explained.operation, select_head(conn) + 1)
-    refusal = refused_override(given, explained.operation, chart)
-    if refusal is not None:
-        raise DecisionRefused("override_refused", refusal)
-    override_id = decisions.propose_override(
-        book_id,
-        operation_id,
-        lines,
-        accounting_date=accounting_date,
-        maker=maker,
-        note=note,
+    return Explanation(
+        found[0],
+        operation,
+        tuple(select_originals(conn, book_id, operation_id)),
+        tuple(select_waiters(conn, book_id, operation_id)),
+        tried,
     )
-    return override_id, overriding_voucher(book_id, 0, given, explained.operation)
-
-
-def approve_override(
-    conn: Connection[Any],
-    decisions: AccountingDecisions,
-    override_id: UUID,
-    *,
-    checker: str,
-    timeout_s: float = 60.0,
-    wait: Wait = lambda: time.sleep(0.02),
-) -> tuple[int, bool]:
-    """Approve a proposal as another principal; return its position and whether it is done."""
-    position = decisions.approve_override(override_id, checker=checker)
-    return position, wait_until_performed(conn, position, timeout_s=timeout_s, wait=wait)
-
-
-def _tried(
-    conn: Connection[Any],
-    rulesets: PublishedRulesets,
-    chunk: Sequence[ParkedOperation],
-    below: int,
-    ruleset_hash: str | None,
-) -> Iterator[Tried]:
-    if not chunk:
-        return
-    operations = select_operations(conn, (parked.position for parked in chunk))
-    for parked in chunk:
-        booked = Booked(parked.position, operations[parked.position])
-        yield _said(attempt(rulesets, booked, below=below, ruleset_hash=ruleset_hash))
 
 
 def _said(tried: Attempt) -> Tried:
@@ -262,20 +223,3 @@ def _said(tried: Attempt) -> Tried:
     if isinstance(result, NonPosting):
         return Tried(*name, "non_posting", None, None, ())
     return Tried(*name, "parked", str(result.reason), result.detail, ())
-
-
-__all__ = [
-    "OPERATIONS_PER_ORDER_MAX",
-    "Explanation",
-    "Repaired",
-    "RetryReport",
-    "Tried",
-    "approve_override",
-    "every_parked",
-    "explain",
-    "propose_override",
-    "retry",
-    "select_repaired",
-    "try_dry",
-    "wait_until_performed",
-]

@@ -92,8 +92,9 @@ def perform_order_in_tx(
 ) -> list[Outcome] | None:
     """Perform the first due repair order; None when none is due.
 
-    Every lane has passed the order, so each operation it names has its outcome. What names
-    a waiting operation tries it only if its original became final by the same order.
+    Every lane has passed the order, so each operation it names has its outcome. A retry that
+    names a waiting operation tries it only if its original became final by the same order; an
+    override needs no original: its lines are given.
     """
     order = lock_due_order_in_tx(conn, select_visible(conn))
     if order is None:
@@ -107,7 +108,8 @@ def perform_order_in_tx(
     changes: list[tuple[Outcome, Settled]] = []
     for before in named:
         waits_for = (before.book_id, before.waits_for or "")
-        if before.status == WAITING and waits_for not in resolved:
+        retried = order.kind == "retry"
+        if retried and before.status == WAITING and waits_for not in resolved:
             continue
         booked = Booked(before.position, operations[before.position])
         settled = _settled_by(order, rulesets, booked)

@@ -127,7 +127,28 @@ Limit = Annotated[int, Query(ge=1, le=PAGE_SIZE_MAX, description="Items of a pag
 Word = Annotated[str | None, Query(max_length=128)]
 
 
-class _Reader:
+def parked_filter(
+    status: Annotated[str | None, Query(pattern="^(parked|waiting)$")] = None,
+    reason: Annotated[str | None, Query(max_length=128, description="E.g. `no_rule`.")] = None,
+    business_type: Word = None,
+    from_date: From = None,
+    to: To = None,
+    account: Annotated[
+        str | None, Query(max_length=64, description="Only operations with a leg on this account.")
+    ] = None,
+) -> ParkedFilter:
+    """Read which parked and waiting operations a request means."""
+    return ParkedFilter(
+        status=status,
+        reason=reason,
+        business_type=business_type,
+        from_date=_text(from_date),
+        to_date=_text(to),
+        account=account,
+    )
+
+
+class BooksReader:
     """Answers one read: who, which book, wait, snapshot, freshness."""
 
     def __init__(self, connect: Connect, authorize: Authorize) -> None:
@@ -183,7 +204,7 @@ def books_router(*, connect: Connect, authorize: Authorize) -> APIRouter:
     """Make the routes. `connect` lends a connection for a request; `authorize` proves that
     the caller has a scope and returns the book (raises NotPermitted otherwise).
     """
-    reader = _Reader(connect, authorize)
+    reader = BooksReader(connect, authorize)
     router = APIRouter(prefix="/v1", tags=["books"])
     _add_sheets(router, reader)
     _add_journal(router, reader)
@@ -192,8 +213,8 @@ def books_router(*, connect: Connect, authorize: Authorize) -> APIRouter:
     return router
 
 
-def _add_sheets(router: APIRouter, reader: _Reader) -> None:
-    @router.get("/trial-balance", responses=_gives(TrialBalance))
+def _add_sheets(router: APIRouter, reader: BooksReader) -> None:
+    @router.get("/trial-balance", responses=gives(TrialBalance))
     def trial_balance(
         request: Request,
         waits: Waits,
@@ -210,7 +231,7 @@ def _add_sheets(router: APIRouter, reader: _Reader) -> None:
             ),
         )
 
-    @router.get("/gl-balances", responses=_gives(list[GlDay]))
+    @router.get("/gl-balances", responses=gives(list[GlDay]))
     def gl_balances(
         request: Request, waits: Waits, subject: Word = None, from_date: From = None, to: To = None
     ) -> Response:
@@ -223,7 +244,7 @@ def _add_sheets(router: APIRouter, reader: _Reader) -> None:
             ),
         )
 
-    @router.get("/accounts/{number}/days", responses=_gives(Page[AccountDay]))
+    @router.get("/accounts/{number}/days", responses=gives(Page[AccountDay]))
     def account_days(
         request: Request,
         waits: Waits,
@@ -249,8 +270,8 @@ def _add_sheets(router: APIRouter, reader: _Reader) -> None:
         )
 
 
-def _add_journal(router: APIRouter, reader: _Reader) -> None:
-    @router.get("/vouchers", responses=_gives(Page[JournalVoucher]))
+def _add_journal(router: APIRouter, reader: BooksReader) -> None:
+    @router.get("/vouchers", responses=gives(Page[JournalVoucher]))
     def vouchers(
         request: Request,
         waits: Waits,
@@ -278,14 +299,14 @@ def _add_journal(router: APIRouter, reader: _Reader) -> None:
 
         return reader.answer(request, waits, read)
 
-    @router.get("/vouchers/{voucher_id:path}", responses=_gives(JournalVoucher))
+    @router.get("/vouchers/{voucher_id:path}", responses=gives(JournalVoucher))
     def voucher(
         request: Request, waits: Waits, voucher_id: Annotated[str, Path(max_length=300)]
     ) -> Response:
         """One voucher with its lines."""
         return reader.answer(request, waits, lambda conn, book: _own(conn, book, voucher_id))
 
-    @router.get("/orders/{order_number:path}", responses=_gives(Page[OrderedOperation]))
+    @router.get("/orders/{order_number:path}", responses=gives(Page[OrderedOperation]))
     def orders(
         request: Request,
         waits: Waits,
@@ -304,33 +325,26 @@ def _add_journal(router: APIRouter, reader: _Reader) -> None:
         )
 
 
-def _add_open_items(router: APIRouter, reader: _Reader) -> None:
-    @router.get("/parked", responses=_gives(ParkedPage))
+def _add_open_items(router: APIRouter, reader: BooksReader) -> None:
+    @router.get("/parked", responses=gives(ParkedPage))
     def parked(
         request: Request,
         waits: Waits,
-        reason: Word = None,
-        business_type: Word = None,
-        from_date: From = None,
-        to: To = None,
+        wanted: Annotated[ParkedFilter, Depends(parked_filter)],
         cursor: Cursor = None,
         limit: Limit = 100,
     ) -> Response:
-        """Parked and waiting operations, oldest first, with counts per reason."""
-        wanted = ParkedFilter(
-            reason=reason,
-            business_type=business_type,
-            from_date=_text(from_date),
-            to_date=_text(to),
-        )
+        """Parked and waiting operations, oldest first, with age; counts and amounts per reason."""
 
         def read(conn: Connection[Any], book: str) -> ParkedPage:
-            page = select_parked(conn, book, wanted, cursor=cursor, limit=limit)
-            return ParkedPage(tuple(count_parked(conn, book)), page.items, page.next_cursor)
+            now = dt.datetime.now(dt.UTC)
+            page = select_parked(conn, book, wanted, now=now, cursor=cursor, limit=limit)
+            counts = count_parked(conn, book, wanted, now=now)
+            return ParkedPage(tuple(counts), page.items, page.next_cursor)
 
         return reader.answer(request, waits, read)
 
-    @router.get("/issues", responses=_gives(Page[OpenIssue]))
+    @router.get("/issues", responses=gives(Page[OpenIssue]))
     def issues(
         request: Request, waits: Waits, cursor: Cursor = None, limit: Limit = 100
     ) -> Response:
@@ -342,13 +356,13 @@ def _add_open_items(router: APIRouter, reader: _Reader) -> None:
         )
 
 
-def _add_state(router: APIRouter, reader: _Reader) -> None:
-    @router.get("/identity", responses=_gives(Identity))
+def _add_state(router: APIRouter, reader: BooksReader) -> None:
+    @router.get("/identity", responses=gives(Identity))
     def identity(request: Request, waits: Waits) -> Response:
         """Booked = vouchered + parked + waiting + non-posting, per currency."""
         return reader.answer(request, waits, select_identity)
 
-    @router.get("/positions", responses=_gives(list[LanePosition]))
+    @router.get("/positions", responses=gives(list[LanePosition]))
     def positions(request: Request, waits: Waits) -> Response:
         """How far each lane has come."""
         return reader.answer(
@@ -357,7 +371,7 @@ def _add_state(router: APIRouter, reader: _Reader) -> None:
             lambda conn, _: [_lane(lane) for lane in select_lanes(conn)],
         )
 
-    @router.get("/rulesets", responses=_gives(list[Publication]))
+    @router.get("/rulesets", responses=gives(list[Publication]))
     def rulesets(request: Request, waits: Waits) -> Response:
         """The rulesets that were published for the book."""
         return reader.answer(request, waits, select_publications)
@@ -374,7 +388,8 @@ def add_books_documents(document: dict[str, Any]) -> dict[str, Any]:
 _ANSWERS: list[Any] = []
 
 
-def _gives(kind: Any) -> dict[int | str, dict[str, Any]]:
+def gives(kind: Any) -> dict[int | str, dict[str, Any]]:
+    """Document that a route answers with this struct and its freshness."""
     if kind not in _ANSWERS:
         _ANSWERS.append(kind)
     (schema,), _ = msgspec.json.schema_components([Fresh[kind]], ref_template=REF)

@@ -4,8 +4,11 @@ Invariant: an operation is here exactly as long as it is parked or waiting; the 
 the lists is the log's.
 """
 
+# ruff: noqa: S608 - the statements are made of this file's constants only
+
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,31 +20,84 @@ from ledger.events import OperationBooked
 from projections.pages import Page, checked_limit, page_of, read_cursor
 from projections.tables import json_rows
 
-SELECT_PARKED = """
-    SELECT o.position, o.operation_id, o.business_type, o.business_date::text, o.status,
-           o.reason, o.detail, o.depends_on, o.waits_for, o.attempt_position, r.ruleset_hash,
-           o.amounts, s.booked_at, o.position, s.booked_at, l.booked_at
-    FROM outcomes o
-    LEFT JOIN rulesets r ON r.position = o.ruleset_position
-    LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= o.position
-                       ORDER BY first_id DESC LIMIT 1) s ON true
-    LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= o.attempt_position
-                       ORDER BY first_id DESC LIMIT 1) l ON true
-    WHERE o.book_id = %(book)s AND o.status IN ('parked', 'waiting')
+# An operation's account is known by its legs in the log; what was redirected to suspense is
+# found by the account it was meant for as well.
+FILTERED = """
+    o.book_id = %(book)s AND o.status IN ('parked', 'waiting')
+      AND (%(status)s::text IS NULL OR o.status = %(status)s)
       AND (%(reason)s::text IS NULL OR o.reason = %(reason)s)
       AND (%(type)s::text IS NULL OR o.business_type = %(type)s)
       AND (%(from)s::date IS NULL OR o.business_date >= %(from)s)
       AND (%(to)s::date IS NULL OR o.business_date <= %(to)s)
       AND (%(ids)s::text[] IS NULL OR o.operation_id = ANY(%(ids)s))
+      AND (%(account)s::text IS NULL OR EXISTS (
+          SELECT 1 FROM ledger.stored_events e,
+               jsonb_array_elements(convert_from(e.state, 'UTF8')::jsonb -> 'legs') leg
+          WHERE e.notification_id = o.position
+            AND %(account)s IN (leg ->> 'account', leg ->> 'intended_account')))
+"""
+SELECT_PARKED = f"""
+    SELECT o.position, o.operation_id, o.business_type, o.business_date::text, o.status,
+           o.reason, o.detail, o.depends_on, o.waits_for, o.attempt_position, r.ruleset_hash,
+           o.amounts, first.booked_at, o.position, first.booked_at, last.booked_at
+    FROM outcomes o
+    LEFT JOIN rulesets r ON r.position = o.ruleset_position
+    LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= o.position
+                       ORDER BY first_id DESC LIMIT 1) first ON true
+    LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= o.attempt_position
+                       ORDER BY first_id DESC LIMIT 1) last ON true
+    WHERE {FILTERED}
       AND (%(after)s::bigint IS NULL OR o.position > %(after)s)
     ORDER BY o.position LIMIT %(limit)s
 """
-COUNT_PARKED = """
-    SELECT status, coalesce(reason, ''), business_type, count(*), min(position)
-    FROM outcomes WHERE book_id = %s AND status IN ('parked', 'waiting')
-    GROUP BY status, coalesce(reason, ''), business_type
-    ORDER BY status, coalesce(reason, ''), business_type
+COUNT_PARKED = f"""
+    WITH wanted AS (
+        SELECT o.status, coalesce(o.reason, '') AS reason, o.business_type, o.position, o.amounts
+        FROM outcomes o WHERE {FILTERED}
+    ), groups AS (
+        SELECT status, reason, business_type, count(*) AS count, min(position) AS oldest
+        FROM wanted GROUP BY status, reason, business_type
+    ), amounts AS (
+        SELECT status, reason, business_type, jsonb_object_agg(currency, minor) AS amounts
+        FROM (SELECT status, reason, business_type, each.key AS currency,
+                     sum(each.value::numeric) AS minor
+              FROM wanted, jsonb_each_text(amounts) each
+              GROUP BY status, reason, business_type, each.key) sums
+        GROUP BY status, reason, business_type
+    )
+    SELECT status, reason, business_type, count, oldest, seal.booked_at, amounts
+    FROM groups JOIN amounts USING (status, reason, business_type)
+    LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= oldest
+                       ORDER BY first_id DESC LIMIT 1) seal ON true
+    ORDER BY status, reason, business_type
 """
+SELECT_WAITERS = """
+    WITH RECURSIVE behind AS (
+        SELECT operation_id, waits_for, position, 1 AS depth FROM outcomes
+        WHERE book_id = %(book)s AND status = 'waiting' AND waits_for = %(operation)s
+        UNION ALL
+        SELECT o.operation_id, o.waits_for, o.position, behind.depth + 1
+        FROM outcomes o JOIN behind ON o.waits_for = behind.operation_id
+        WHERE o.book_id = %(book)s AND o.status = 'waiting' AND behind.depth < %(depth)s
+    )
+    SELECT operation_id, waits_for, depth FROM behind ORDER BY depth, position LIMIT %(limit)s
+"""
+SELECT_ORIGINALS = """
+    WITH RECURSIVE ahead AS (
+        SELECT waits_for, 1 AS depth FROM outcomes
+        WHERE book_id = %(book)s AND operation_id = %(operation)s AND status = 'waiting'
+        UNION ALL
+        SELECT o.waits_for, ahead.depth + 1
+        FROM outcomes o JOIN ahead ON o.operation_id = ahead.waits_for
+        WHERE o.book_id = %(book)s AND o.status = 'waiting' AND ahead.depth < %(depth)s
+    )
+    SELECT ahead.waits_for, coalesce(o.status, 'not in the books'), coalesce(o.reason, '')
+    FROM ahead LEFT JOIN outcomes o
+      ON o.book_id = %(book)s AND o.operation_id = ahead.waits_for
+    ORDER BY ahead.depth
+"""
+CHAIN_DEPTH_MAX = 100
+WAITERS_SHOWN_MAX = 100
 INSERT_ISSUES = """
     INSERT INTO issues (book_id, operation_id, issue_no, code, leg_no, account,
         intended_account, currency, amount_minor, reason, business_date, position)
@@ -63,8 +119,9 @@ SELECT_ISSUES = """
     ORDER BY position, issue_no LIMIT %(limit)s
 """
 SELECT_SET_ASIDES = """
-    SELECT position, topic, partition, at_offset, length(raw), reason, maker
-    FROM set_asides ORDER BY position
+    SELECT position, topic, partition, at_offset, length(raw), raw, reason, maker
+    FROM set_asides WHERE (%(after)s::bigint IS NULL OR position > %(after)s)
+    ORDER BY position LIMIT %(limit)s
 """
 
 
@@ -91,16 +148,36 @@ class ParkedOperation(msgspec.Struct, frozen=True):
     first_attempt_position: int
     first_attempt_at: str | None
     last_attempt_at: str | None
+    age_s: float | None = None
 
 
 class ParkedCount(msgspec.Struct, frozen=True):
-    """How many are parked for one reason, and the oldest one's position."""
+    """How many are parked for one reason, how much that is, and how old the oldest one is."""
 
     status: str
     reason: str
     business_type: str
     count: int
     oldest_position: int
+    oldest_booked_at: str | None
+    amounts: dict[str, int]
+    oldest_age_s: float | None = None
+
+
+class Waiter(msgspec.Struct, frozen=True):
+    """An operation behind another one; `depth` 1 waits for it directly."""
+
+    operation_id: str
+    waits_for: str
+    depth: int
+
+
+class Original(msgspec.Struct, frozen=True):
+    """What an operation waits for, and how that stands."""
+
+    operation_id: str
+    status: str
+    reason: str
 
 
 class OpenIssue(msgspec.Struct, frozen=True):
@@ -120,13 +197,14 @@ class OpenIssue(msgspec.Struct, frozen=True):
 
 
 class SetAsideMessage(msgspec.Struct, frozen=True):
-    """A message nobody could read, kept with its bytes."""
+    """A message nobody could read, kept with its bytes; `raw` is base64 in JSON."""
 
     position: int
     topic: str
     partition: int
     at_offset: int
     raw_bytes: int
+    raw: bytes
     reason: str
     maker: str
 
@@ -149,10 +227,12 @@ class _IssueRow(msgspec.Struct, frozen=True, gc=False):
 class ParkedFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which parked and waiting operations are meant; None means any."""
 
+    status: str | None = None
     reason: str | None = None
     business_type: str | None = None
     from_date: str | None = None
     to_date: str | None = None
+    account: str | None = None
     operation_ids: tuple[str, ...] | None = None
 
 
@@ -187,32 +267,62 @@ def select_parked(
     book_id: str,
     wanted: ParkedFilter | None = None,
     *,
+    now: dt.datetime | None = None,
     cursor: str | None = None,
     limit: int = 100,
 ) -> Page[ParkedOperation]:
-    """List parked and waiting operations, oldest first."""
-    wanted = wanted or ParkedFilter()
+    """List parked and waiting operations, oldest first; with their age, as seen at `now`."""
     after = read_cursor(cursor, int) or (None,)
-    rows = conn.execute(
-        SELECT_PARKED,
-        {
-            "book": book_id,
-            "reason": wanted.reason,
-            "type": wanted.business_type,
-            "from": wanted.from_date,
-            "to": wanted.to_date,
-            "ids": None if wanted.operation_ids is None else list(wanted.operation_ids),
-            "after": after[0],
-            "limit": checked_limit(limit) + 1,
-        },
-    )
-    found = [ParkedOperation(*row) for row in rows]
+    more = {"after": after[0], "limit": checked_limit(limit) + 1}
+    rows = conn.execute(SELECT_PARKED, _values(book_id, wanted) | more)
+    found = [ParkedOperation(*(*row, _age_s(row[-2], now))) for row in rows]
     return page_of(found, limit, lambda operation: (operation.position,))
 
 
-def count_parked(conn: Connection[Any], book_id: str) -> list[ParkedCount]:
-    """Count parked and waiting operations per reason and business type."""
-    return [ParkedCount(*row) for row in conn.execute(COUNT_PARKED, (book_id,))]
+def count_parked(
+    conn: Connection[Any],
+    book_id: str,
+    wanted: ParkedFilter | None = None,
+    *,
+    now: dt.datetime | None = None,
+) -> list[ParkedCount]:
+    """Count parked and waiting operations, with their amounts, per reason and business type."""
+    rows = conn.execute(COUNT_PARKED, _values(book_id, wanted))
+    return [ParkedCount(*(*row, _age_s(row[-2], now))) for row in rows]
+
+
+def select_waiters(conn: Connection[Any], book_id: str, operation_id: str) -> list[Waiter]:
+    """List what waits behind an operation, and what waits behind that; nearest first."""
+    more = {"depth": CHAIN_DEPTH_MAX, "limit": WAITERS_SHOWN_MAX}
+    values = {"book": book_id, "operation": operation_id} | more
+    return [Waiter(*row) for row in conn.execute(SELECT_WAITERS, values)]
+
+
+def select_originals(conn: Connection[Any], book_id: str, operation_id: str) -> list[Original]:
+    """List what an operation waits for, and what that waits for; nearest first."""
+    values = {"book": book_id, "operation": operation_id, "depth": CHAIN_DEPTH_MAX}
+    return [Original(*row) for row in conn.execute(SELECT_ORIGINALS, values)]
+
+
+def _values(book_id: str, wanted: ParkedFilter | None) -> dict[str, Any]:
+    wanted = wanted or ParkedFilter()
+    return {
+        "book": book_id,
+        "status": wanted.status,
+        "reason": wanted.reason,
+        "type": wanted.business_type,
+        "from": wanted.from_date,
+        "to": wanted.to_date,
+        "account": wanted.account,
+        "ids": None if wanted.operation_ids is None else list(wanted.operation_ids),
+    }
+
+
+def _age_s(booked_at: str | None, now: dt.datetime | None) -> float | None:
+    if booked_at is None or now is None:
+        return None
+    age = now - dt.datetime.fromisoformat(booked_at)
+    return round(max(age.total_seconds(), 0.0), 3)
 
 
 def select_issues(
@@ -230,6 +340,11 @@ def select_issues(
     return page_of(found, limit, lambda issue: (issue.position, issue.issue_no))
 
 
-def select_set_asides(conn: Connection[Any]) -> list[SetAsideMessage]:
-    """List the messages that were set aside."""
-    return [SetAsideMessage(*row) for row in conn.execute(SELECT_SET_ASIDES)]
+def select_set_asides(
+    conn: Connection[Any], *, cursor: str | None = None, limit: int = 100
+) -> Page[SetAsideMessage]:
+    """List the messages that were set aside, in the order of the decisions."""
+    after = read_cursor(cursor, int) or (None,)
+    values = {"after": after[0], "limit": checked_limit(limit) + 1}
+    found = [SetAsideMessage(*row) for row in conn.execute(SELECT_SET_ASIDES, values)]
+    return page_of(found, limit, lambda message: (message.position,))

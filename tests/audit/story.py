@@ -122,6 +122,12 @@ def first_day(ledger: Ledger) -> None:
             operation_id="g1-refund",
             original_operation_id="g1",
         ),
+        b.post(
+            "refund",
+            b.debit("C-3", 1),
+            operation_id="g1-refund-2",
+            original_operation_id="g1",
+        ),
     )
     ledger.post(b.post("payment_capture", b.capture("C-1", 1_000, "h1"), b.credit("M-1", 1_000)))
 
@@ -142,6 +148,17 @@ def repair(database_url: str) -> None:
             maker="alice",
         )
         decisions.approve_override(override, checker="bob")
+        waiting = decisions.propose_override(
+            b.BOOK,
+            "g1-refund-2",
+            [
+                GivenLine("debit", "2001.01", "CNY", 1, "C-3"),
+                GivenLine("credit", "5001.01", "CNY", 1),
+            ],
+            accounting_date=b.DAY,
+            maker="alice",
+        )
+        decisions.approve_override(waiting, checker="bob")
         decisions.set_aside("log", 0, 3, b"not a message", reason="unreadable", maker="alice")
 
 

@@ -6,15 +6,8 @@ from typing import Any
 
 import pytest
 
-from accounting.decisions import DecisionRefused, GivenLine
 from accounting.ruleset_files import shipped_ruleset
-from consumers.repair import (
-    approve_override,
-    explain,
-    propose_override,
-    retry,
-    try_dry,
-)
+from consumers.repair import explain, retry, try_dry
 from infra.decision_log import decision_log
 from projections.journal import select_vouchers_of
 from projections.outcomes import Outcome
@@ -229,86 +222,6 @@ def test_explaining_shows_the_operation_and_what_a_retry_would_make(database_url
     assert explained.operation.operation_id == "p-1"
     assert explained.retry.becomes == "parked"
     assert (count.reason, count.count) == ("no_rule", 1)
-
-
-def lines(fee_subject: str = "5001.01", fee_minor: int = 10) -> list[GivenLine]:
-    """What an accountant would write for a payment of 500 with a fee of 10."""
-    return [
-        GivenLine("debit", "2001.01", "CNY", 500, "C-1"),
-        GivenLine("credit", "2002.01", "CNY", 490, "M-1"),
-        GivenLine("credit", fee_subject, "CNY", fee_minor),
-    ]
-
-
-def test_an_override_needs_two_people_and_keeps_both_names(database_url: str) -> None:
-    written = WrittenLog(database_url)
-    written.publish(rules_without("payment"))
-    written.commit(payment(written, "p-1"), refund_of(written, "f-1", "p-1"))
-    consume_log(database_url)
-
-    with (
-        log_consumer(database_url) as consumer,
-        decision_log(database_url) as decisions,
-        connect_to(database_url) as conn,
-    ):
-        override_id, _ = propose_override(
-            conn, decisions, BOOK, "p-1", lines(), accounting_date="2026-02-01", maker="alice"
-        )
-        consumer.step()
-        assert statuses(database_url)["p-1"] == ("parked", "no_rule")
-        with pytest.raises(DecisionRefused, match="two people"):
-            approve_override(conn, decisions, override_id, checker="alice")
-        position, done = approve_override(
-            conn, decisions, override_id, checker="bob", wait=consumer.step
-        )
-        assert done
-        with pytest.raises(DecisionRefused, match="bob has approved"):
-            approve_override(conn, decisions, override_id, checker="carol")
-        (voucher,) = select_vouchers_of(conn, BOOK, "p-1")
-        kept = conn.execute("SELECT maker, checker FROM repair_orders").fetchall()
-
-    assert voucher.voucher_id == f"{BOOK}/decision:{position}/1"
-    assert (voucher.accounting_date, voucher.rule_id) == ("2026-02-01", "override")
-    assert kept == [("alice", "bob")]
-    assert statuses(database_url)["f-1"] == ("vouchered", None)
-    assert identity_of(database_url).holds
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        (lines(fee_minor=11), "debits - credits = -1 CNY"),
-        ([], "no lines"),
-        (
-            [GivenLine("debit", "1", "CNY", 5), GivenLine("credit", "2", "CNY", 5)],
-            "not the operation's legs",
-        ),
-        ([GivenLine("debit", "1", "CNY", 0)], "not a line"),
-        (lines(fee_subject="5001"), "5001 cannot be posted to"),
-        (lines(fee_subject="nowhere"), "nowhere cannot be posted to"),
-        (lines(fee_subject="2001.01"), "2001.01 is controlled"),
-        (
-            [*lines(), GivenLine("debit", "5001.01", "CNY", 7, off_balance=True)],
-            "5001.01: the chart says what is off the balance sheet",
-        ),
-    ],
-)
-def test_an_override_whose_lines_cannot_stand_is_refused(
-    database_url: str, given: list[GivenLine], words: str
-) -> None:
-    written = WrittenLog(database_url)
-    written.publish(rules_without("payment"))
-    written.commit(payment(written, "p-1"))
-    consume_log(database_url)
-
-    with (
-        decision_log(database_url) as decisions,
-        connect_to(database_url) as conn,
-        pytest.raises(DecisionRefused, match=words),
-    ):
-        propose_override(
-            conn, decisions, BOOK, "p-1", given, accounting_date="2026-02-01", maker="alice"
-        )
 
 
 def test_an_order_is_performed_only_when_every_lane_has_passed_it(database_url: str) -> None:

@@ -18,7 +18,14 @@ from projections.identity import select_identity
 from projections.journal import select_voucher, select_vouchers
 from projections.orders import select_by_order
 from projections.pages import Page, read_cursor, write_cursor
-from projections.parked import ParkedFilter, count_parked, select_issues, select_parked
+from projections.parked import (
+    ParkedFilter,
+    count_parked,
+    select_issues,
+    select_originals,
+    select_parked,
+    select_waiters,
+)
 from projections.positions import select_freshness, wait_for_position
 from projections.tables import connect_to
 from tests.consumers.caught_up import consume_log, log_consumer
@@ -134,6 +141,91 @@ def test_parked_operations_are_listed_once_oldest_first(database_url: str, limit
     assert found[0].booked_at is not None
     assert none.items == ()
     assert (count.business_type, count.count) == ("payment", 5)
+
+
+def test_parked_operations_are_found_by_status_date_and_account_and_counted_the_same(
+    database_url: str,
+) -> None:
+    written = WrittenLog(database_url)
+    written.publish(rules_without("payment", "recharge"))
+    written.commit(
+        payment(written, "p-1"),
+        written.recharge("r-1", "C-1", day="2026-02-01"),
+        written.recharge("r-2", "C-2", 700, day="2026-02-03"),
+        written.operation("yen", [leg("credit", "C-J", 7)], currency="JPY"),
+        written.operation(
+            "redirected", [leg("credit", "S-1", 5, intended_account="C-2")], day="2026-02-02"
+        ),
+        written.operation("f-1", [leg("debit", "C-1", 1)], business_type="refund", original="p-1"),
+    )
+    consume_log(database_url)
+
+    def found(**wanted: str) -> list[str]:
+        with connect_to(database_url) as conn:
+            items = select_parked(conn, BOOK, ParkedFilter(**wanted)).items  # type: ignore[arg-type]
+            counts = count_parked(conn, BOOK, ParkedFilter(**wanted))  # type: ignore[arg-type]
+        assert sum(count.count for count in counts) == len(items)
+        return [each.operation_id for each in items]
+
+    assert found(status="waiting") == ["f-1"]
+    assert found(account="C-1") == ["p-1", "r-1", "f-1"]
+    assert found(account="C-2") == ["r-2", "redirected"]
+    assert found(account="C-2", from_date="2026-02-03") == ["r-2"]
+    assert found(from_date="2026-02-01", to_date="2026-02-02") == ["r-1", "redirected"]
+    assert found(reason="no_rule", business_type="payment") == ["p-1"]
+    assert found(account="nobody") == []
+
+
+def test_parked_operations_are_counted_with_amounts_and_age(database_url: str) -> None:
+    written = WrittenLog(database_url)
+    written.publish(rules_without("recharge"))
+    written.commit(
+        written.recharge("r-1", amount_minor=100),
+        written.recharge("r-2", amount_minor=250),
+        written.operation("yen", [leg("credit", "C-J", 7)], currency="JPY"),
+    )
+    consume_log(database_url)
+
+    with connect_to(database_url) as conn:
+        (count,) = count_parked(conn, BOOK, now=NOW)
+        (first, *_) = select_parked(conn, BOOK, now=NOW).items
+        (unknown_age, *_) = select_parked(conn, BOOK).items
+
+    assert (count.count, count.amounts) == (3, {"CNY": 350, "JPY": 7})
+    assert (count.oldest_position, count.oldest_age_s) == (first.position, 30.0)
+    assert (first.age_s, unknown_age.age_s) == (30.0, None)
+    assert (first.first_attempt_at, first.last_attempt_at) == (first.booked_at, first.booked_at)
+
+
+def test_what_waits_is_shown_with_the_chain_in_front_of_it_and_behind(database_url: str) -> None:
+    written = WrittenLog(database_url)
+    written.publish(rules_without("payment"))
+    written.commit(
+        payment(written, "p-1"),
+        *(
+            written.operation(
+                name, [leg("debit", "C-1", 1)], business_type="refund", original=original
+            )
+            for name, original in (("f-1", "p-1"), ("f-2", "f-1"), ("f-3", "p-1"), ("x", "unseen"))
+        ),
+    )
+    consume_log(database_url)
+
+    with connect_to(database_url) as conn:
+        behind = select_waiters(conn, BOOK, "p-1")
+        ahead = select_originals(conn, BOOK, "f-2")
+        unseen = select_originals(conn, BOOK, "x")
+
+    assert [(each.operation_id, each.waits_for, each.depth) for each in behind] == [
+        ("f-1", "p-1", 1),
+        ("f-3", "p-1", 1),
+        ("f-2", "f-1", 2),
+    ]
+    assert [(each.operation_id, each.status, each.reason) for each in ahead] == [
+        ("f-1", "waiting", "behind_original"),
+        ("p-1", "parked", "no_rule"),
+    ]
+    assert [(each.operation_id, each.status) for each in unseen] == [("unseen", "not in the books")]
 
 
 def test_an_order_number_leads_to_every_operation_that_carries_it(database_url: str) -> None:
