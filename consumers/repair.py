@@ -24,6 +24,7 @@ from consumers.messages import Booked
 from consumers.posting import Attempt, attempt
 from ledger.errors import NotFound
 from ledger.events import OperationBooked
+from projections.pages import write_cursor
 from projections.parked import (
     Original,
     ParkedFilter,
@@ -34,7 +35,7 @@ from projections.parked import (
     select_waiters,
 )
 from projections.positions import select_head
-from projections.repair_orders import select_performed
+from projections.repair_orders import select_order_at, select_performed
 from projections.rulesets import PublishedRulesets, load_rulesets
 
 PAGE = 1000
@@ -76,6 +77,38 @@ class RetryReport(msgspec.Struct, frozen=True):
     def count(self, status: str) -> int:
         """Count operations that ended in a status."""
         return sum(each.status == status for each in self.operations)
+
+
+class RepairOrdered(msgspec.Struct, frozen=True):
+    """An order: where it is in the log (None: nothing to try), and what it names.
+
+    `operations` says how each stands: after the order once it is performed, before it else.
+    """
+
+    position: int | None
+    performed: bool
+    operations: tuple[Repaired, ...]
+    next_cursor: str | None
+
+
+class TriedPage(msgspec.Struct, frozen=True):
+    """What an order of this page of operations would make of them."""
+
+    items: tuple[Tried, ...]
+    next_cursor: str | None
+
+
+class RepairState(msgspec.Struct, frozen=True):
+    """An order as it is kept, whether it is performed, and how its operations stand now."""
+
+    position: int
+    kind: str
+    maker: str
+    checker: str | None
+    ruleset_hash: str | None
+    note: str
+    performed: bool
+    operations: tuple[Repaired, ...]
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -136,6 +169,68 @@ def try_these(
     for parked in chunk:
         booked = Booked(parked.position, operations[parked.position])
         yield _said(attempt(rulesets, booked, below=below, ruleset_hash=ruleset_hash))
+
+
+def try_page(
+    conn: Connection[Any],
+    book_id: str,
+    wanted: ParkedFilter,
+    *,
+    ruleset_hash: str | None = None,
+    cursor: str | None = None,
+    limit: int = PAGE,
+) -> TriedPage:
+    """Say what a retry of one page of operations would make of them, changing nothing."""
+    page = select_parked(conn, book_id, wanted, cursor=cursor, limit=limit)
+    tried = try_these(conn, page.items, ruleset_hash=ruleset_hash)
+    return TriedPage(tuple(tried), page.next_cursor)
+
+
+def order_page(
+    conn: Connection[Any],
+    decisions: AccountingDecisions,
+    book_id: str,
+    wanted: ParkedFilter,
+    *,
+    maker: str,
+    ruleset_hash: str | None = None,
+    note: str = "",
+    cursor: str | None = None,
+    limit: int = PAGE,
+) -> RepairOrdered:
+    """Order a retry of one page of operations, or of as many as one order can name."""
+    page = select_parked(conn, book_id, wanted, cursor=cursor, limit=limit)
+    if not page.items:
+        return RepairOrdered(None, performed=True, operations=(), next_cursor=None)
+    chunk = next(in_orders([parked.operation_id for parked in page.items]))
+    position = decisions.request_repair(
+        book_id, chunk, maker=maker, ruleset_hash=ruleset_hash, note=note
+    )
+    named = page.items[: len(chunk)]
+    whole = len(named) == len(page.items)
+    following = page.next_cursor if whole else write_cursor(named[-1].position)
+    standing = tuple(
+        Repaired(each.operation_id, each.status, each.reason, each.detail, each.attempt_position)
+        for each in named
+    )
+    return RepairOrdered(position, performed=False, operations=standing, next_cursor=following)
+
+
+def select_order(conn: Connection[Any], book_id: str, position: int) -> RepairState:
+    """Read an order of a book; raises NotFound, also while no lane has met it yet."""
+    order = select_order_at(conn, book_id, position)
+    if order is None:
+        raise NotFound(f"no order of this book is in the books at position {position}")
+    return RepairState(
+        order.position,
+        order.kind,
+        order.maker,
+        order.checker,
+        order.ruleset_hash,
+        order.note,
+        order.performed,
+        tuple(select_repaired(conn, book_id, order.operation_ids)),
+    )
 
 
 def retry(

@@ -22,7 +22,11 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 from starlette.exceptions import HTTPException
 
+from accounting.decisions import DecisionRefused
+from consumers.api import Caller, refuse_decision, repair_router
+from consumers.api_documents import add_repair_documents
 from infra.connections import connect, connection_pool
+from infra.decision_log import decision_log
 from infra.first_start import open_book_with_rules
 from infra.settings import Settings
 from ledger.api_bridge import EngineBridge, StoreBridge
@@ -85,13 +89,23 @@ def build_app(
         redirect_slashes=False,
     )
     app.hot = HOT
-    app.document = lambda document: add_books_documents(add_ledger_documents(document))
+    app.document = lambda document: add_repair_documents(
+        add_books_documents(add_ledger_documents(document))
+    )
     app.add_exception_handler(LedgerError, refuse_error)
+    app.add_exception_handler(DecisionRefused, refuse_decision)
     app.add_exception_handler(HTTPException, refuse_http)
     app.add_exception_handler(RequestValidationError, refuse_parameters)
     app.add_exception_handler(Exception, admit_defect)
     add_ledger_routes(app)
     app.include_router(books_router(connect=lend_books_connection, authorize=book_for))
+    app.include_router(
+        repair_router(
+            connect=lend_books_connection,
+            authorize=caller_for,
+            open_decisions=lambda: decision_log(address),
+        )
+    )
     return app
 
 
@@ -112,13 +126,18 @@ def lend_books_connection(request: Request) -> AbstractContextManager[Connection
 
 
 def book_for(request: Request, scope: str) -> str:
-    """Return the book a read of the books is about; the gate has found the principal."""
+    """Return the book a read of the books is about."""
+    return caller_for(request, scope).book_id
+
+
+def caller_for(request: Request, scope: str) -> Caller:
+    """Return who asks about which book; the gate has found the principal."""
     call = Call(request.scope, request.receive)
     call.principal = request.state.principal
     call.principal.require(scope)
     book_id = book_of(request.app.api, call)
     _prove_book(request, book_id)
-    return book_id
+    return Caller(call.principal, book_id)
 
 
 def _prove_book(request: Request, book_id: str) -> None:

@@ -158,7 +158,7 @@ class BooksReader:
     def answer(self, request: Request, waits: Waiting, read: Read[Any]) -> Response:
         """Read in one snapshot and answer with its freshness."""
         book_id = self._authorize(request, SCOPE)
-        with self._connected(request) as conn:
+        with self.connected(request) as conn:
             self._wait(conn, book_id, waits)
             with conn.transaction():
                 conn.execute(SNAPSHOT)
@@ -168,7 +168,8 @@ class BooksReader:
         return Response(body, media_type="application/json")
 
     @contextmanager
-    def _connected(self, request: Request) -> Iterator[Connection[Any]]:
+    def connected(self, request: Request) -> Iterator[Connection[Any]]:
+        """Lend an autocommit connection; what the database says becomes an error of ours."""
         try:
             with self._connect(request) as conn:
                 before = conn.autocommit

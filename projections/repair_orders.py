@@ -37,6 +37,11 @@ LOCK_DUE = """
     FROM repair_orders WHERE NOT performed AND position <= %s
     ORDER BY position LIMIT 1 FOR UPDATE
 """
+SELECT_ORDER = """
+    SELECT position, kind, book_id, operation_ids, ruleset_hash, maker, checker, note, given,
+           performed
+    FROM repair_orders WHERE book_id = %s AND position = %s
+"""
 EXISTS_DUE = """
     SELECT EXISTS (SELECT 1 FROM repair_orders WHERE NOT performed
                    AND position <= (SELECT min(position) FROM positions))
@@ -100,6 +105,12 @@ def exists_due(conn: Connection[Any]) -> bool:
 def lock_due_order_in_tx(conn: Connection[Any], visible: int) -> RepairOrderRow | None:
     """Lock the first order up to the visible position that nobody has performed."""
     row = conn.execute(LOCK_DUE, (visible,)).fetchone()
+    return None if row is None else RepairOrderRow(*row)
+
+
+def select_order_at(conn: Connection[Any], book_id: str, position: int) -> RepairOrderRow | None:
+    """Read an order of a book; None when none of its has been met at this position."""
+    row = conn.execute(SELECT_ORDER, (book_id, position)).fetchone()
     return None if row is None else RepairOrderRow(*row)
 
 
