@@ -162,7 +162,8 @@ def repair_router(
     router = APIRouter(prefix="/v1", tags=["repair"])
     _add_repairs(router, reader, writer)
     _add_override_reads(router, reader)
-    _add_override_writes(router, writer)
+    _add_proposing(router, writer)
+    _add_deciding(router, writer)
     _add_set_asides(router, reader, authorize)
     return router
 
@@ -308,7 +309,7 @@ def _add_override_reads(router: APIRouter, reader: BooksReader) -> None:
         )
 
 
-def _add_override_writes(router: APIRouter, writer: _Writer) -> None:
+def _add_proposing(router: APIRouter, writer: _Writer) -> None:
     @router.post(
         "/overrides",
         status_code=201,
@@ -343,6 +344,8 @@ def _add_override_writes(router: APIRouter, writer: _Writer) -> None:
 
         return await writer.answer(request, "repair", _decode_override, act)
 
+
+def _add_deciding(router: APIRouter, writer: _Writer) -> None:
     @router.post(
         "/overrides/{override_id:uuid}:approve",
         responses=answers({200: ProposedOverride}),
