@@ -66,6 +66,7 @@ class Counts(msgspec.Struct):
     woken: int = 0
     refused_by_database: int = 0
     filled_gaps: int = 0
+    failures: int = 0
 
 
 def never(point: str) -> None:

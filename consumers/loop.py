@@ -85,14 +85,21 @@ def run_consumer(
             log.warning("lanes_changed", detail=str(change))
             pause_s = 0.1
         except LogCorrupt as error:
+            _count_failure(counts)
             log.critical("consumer_stopped", error=str(error), retry_s=settings.retry_pause_s_max)
             _write_down(settings, str(error))
             stop.wait(settings.retry_pause_s_max)
         except (psycopg.Error, KafkaError, OSError) as error:
+            _count_failure(counts)
             log.error("consumer_failed", error=str(error), retry_s=pause_s)
             stop.wait(pause_s)
             progressed = counts is not None and counts.polls > before
             pause_s = 0.1 if progressed else min(pause_s * 2, settings.retry_pause_s_max)
+
+
+def _count_failure(counts: Counts | None) -> None:
+    if counts is not None:
+        counts.failures += 1
 
 
 def _write_down(settings: ConsumerSettings, reason: str) -> None:

@@ -54,6 +54,14 @@ class ResultsMessage(msgspec.Struct, frozen=True):
     results: tuple[AccountingResult, ...]
 
 
+class ResultsCounts(msgspec.Struct):
+    """What a results consumer did since it started; `applied` were news to the ledger."""
+
+    messages: int = 0
+    applied: int = 0
+    failures: int = 0
+
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ResultsMessage).decode
 
@@ -115,18 +123,26 @@ def run_results(
     group: str,
     stop: threading.Event,
     retry_pause_s: float = 1.0,
+    counts: ResultsCounts | None = None,
 ) -> None:
     """Apply results from Kafka until stopped; failures of infrastructure are retried."""
+    counts = counts or ResultsCounts()
     while not stop.is_set():
         try:
-            _apply_until(database_url, bootstrap, topic, group, stop)
+            _apply_until(database_url, bootstrap, topic, group, stop, counts)
         except (KafkaError, Error, OSError, Unreadable) as error:
+            counts.failures += 1
             log.error("results_stopped", error=str(error), retry_s=retry_pause_s)
             stop.wait(retry_pause_s)
 
 
 def _apply_until(
-    database_url: str, bootstrap: str, topic: str, group: str, stop: threading.Event
+    database_url: str,
+    bootstrap: str,
+    topic: str,
+    group: str,
+    stop: threading.Event,
+    counts: ResultsCounts,
 ) -> None:
     consumer = KafkaConsumer(
         topic,
@@ -143,7 +159,8 @@ def _apply_until(
                 polled = consumer.poll(timeout_ms=200)
                 records = [record for each in polled.values() for record in each]
                 if records:
-                    apply_messages(conn, records)
+                    counts.applied += apply_messages(conn, records)
+                    counts.messages += len(records)
                     consumer.commit()
     finally:
         consumer.close(autocommit=False)

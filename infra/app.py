@@ -8,6 +8,7 @@ it has accepted before its connection closes. Books, rules and keys are made by
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
@@ -25,9 +26,12 @@ from starlette.exceptions import HTTPException
 from accounting.decisions import DecisionRefused
 from consumers.api import Caller, refuse_decision, repair_router
 from consumers.api_documents import add_repair_documents
+from infra.backlog_watch import BacklogWatch
 from infra.connections import connect, connection_pool
 from infra.decision_log import decision_log
 from infra.first_start import open_book_with_rules
+from infra.process_metrics import limits_of, metrics_port, process_registry, relay_topic
+from infra.schema_check import SchemaCheck
 from infra.settings import Settings
 from ledger.api_bridge import EngineBridge, StoreBridge
 from ledger.api_call import Call, Limits
@@ -44,12 +48,14 @@ from ledger.api_gate import (
 from ledger.api_metrics import Metrics
 from ledger.api_parse import Parser
 from ledger.api_routes import HOT, add_ledger_routes
+from ledger.backlog import Backlog, BacklogGate, held_back_types
 from ledger.books import select_book
 from ledger.business_types import load_business_types
 from ledger.engine import Engine, EngineSettings
 from ledger.errors import LedgerError, StoreUnavailable
 from ledger.principals import Keyring, select_principal
 from projections.api import add_books_documents, books_router
+from projections.backlog import select_backlog
 
 TITLE = "Daybook"
 # The engine's thread asks for Python after each answer of the database; with the default 5 ms
@@ -178,19 +184,56 @@ async def _open_api(
     bridge = EngineBridge(engine, patience_s=settings.request_timeout_s)
     bridge.start()
     stack.callback(bridge.close)
+    gate = _open_gate(settings, url, stack)
+    registry = process_registry()
+    stack.enter_context(metrics_port(settings, registry))
+
+    def read_backlog(conn: Connection[Any], book_id: str | None) -> Backlog:
+        now = dt.datetime.now(dt.UTC)
+        return select_backlog(conn, now, book_id=book_id, topic=relay_topic(settings))
+
+    def backlog_or_none() -> Backlog | None:
+        try:
+            with pool.connection() as conn:
+                return read_backlog(conn, None)
+        except (psycopg.Error, PoolTimeout, LedgerError):
+            return None  # the metrics say so: daybook_backlog_readable is 0
+
     return Api(
         engine=bridge,
         store=store,
         parser=Parser(types, settings.operation_bytes_max),
         keys=Keyring(lambda hashed: store.call(select_principal, hashed)),
         limits=Limits(settings.body_bytes_max, settings.operations_per_request_max),
-        metrics=Metrics(lambda: engine.queued),
+        metrics=Metrics(
+            lambda: engine.queued,
+            lambda: engine.stopped_by is None,
+            gate,
+            backlog_or_none,
+            registry,
+        ),
         open_book=lambda book_id, name, date, principal: open_book_with_rules(
             url, book_id, name, date, principal=principal
         ),
         default_book=settings.book,
         version=version("daybook"),
+        gate=gate,
+        read_backlog=read_backlog,
+        read_schema=SchemaCheck().state,
+        on_kafka=settings.bus == "kafka",
     )
+
+
+def _open_gate(settings: Settings, url: str, stack: AsyncExitStack) -> BacklogGate:
+    """Start looking at the backlog. Raises `UnknownName` for a type that cannot be held back."""
+    wanted = (name.strip() for name in settings.backlog_types.split(",") if name.strip())
+    gate = BacklogGate(limits_of(settings), held_back_types(load_business_types(), wanted))
+    watch = BacklogWatch(
+        gate, lambda: connect(url, settings, "daybook-backlog"), look_s=settings.backlog_look_s
+    )
+    watch.start()
+    stack.push_async_callback(asyncio.to_thread, watch.stop)
+    return gate
 
 
 def uvicorn_config(settings: Settings, app: DaybookApp) -> uvicorn.Config:

@@ -7,10 +7,21 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 
 import structlog
 
 from infra.settings import Settings
+
+LINES: Counter[str] = Counter()  # lines of this process by level, for its metrics
+
+
+def count_line(
+    _logger: object, method: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    """Count a line that is about to be written."""
+    LINES[str(event.get("level", method))] += 1
+    return event
 
 
 def set_up_logs(settings: Settings) -> None:
@@ -24,6 +35,7 @@ def set_up_logs(settings: Settings) -> None:
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        count_line,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]

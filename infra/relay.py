@@ -82,6 +82,14 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
     silence_s: float = 15.0  # a relay that is silent for so long is no longer the active one
 
 
+class RelayCounts(msgspec.Struct):
+    """What a relay did since it started; `takeovers` is how often it became the active one."""
+
+    positions: int = 0
+    takeovers: int = 0
+    failures: int = 0
+
+
 class Relay:
     """The active relay of a topic. Make it with `open_relay`; not thread-safe."""
 
@@ -176,18 +184,22 @@ def run_relay(
     stop: threading.Event,
     *,
     failpoint: Callable[[str], None] = lambda _: None,
+    counts: RelayCounts | None = None,
 ) -> None:
     """Publish until stopped; stands by while another relay is active."""
+    counts = counts or RelayCounts()
     pause_s = 0.1
     while not stop.is_set():
         try:
-            if not _relay_until(settings, stop, failpoint):
+            if not _relay_until(settings, stop, failpoint, counts):
                 stop.wait(0.5)  # another one is active
             pause_s = 0.1
         except (RelayRefused, TopicRefused, LogCorrupt) as error:
+            counts.failures += 1
             log.critical("relay_refused", error=str(error), retry_s=settings.retry_pause_s_max)
             stop.wait(settings.retry_pause_s_max)
         except (psycopg.Error, KafkaError, OSError, Fenced) as error:
+            counts.failures += 1
             log.error("relay_failed", error=str(error), retry_s=pause_s)
             stop.wait(pause_s)
             pause_s = min(pause_s * 2, settings.retry_pause_s_max)
@@ -255,7 +267,10 @@ def key_of(rows: Sequence[LogRow]) -> bytes | None:
 
 
 def _relay_until(
-    settings: RelaySettings, stop: threading.Event, failpoint: Callable[[str], None]
+    settings: RelaySettings,
+    stop: threading.Event,
+    failpoint: Callable[[str], None],
+    counts: RelayCounts,
 ) -> bool:
     """Be the active relay until stopped or failed; False when another one is."""
     with psycopg.connect(settings.database_url, autocommit=True) as conn:
@@ -268,10 +283,13 @@ def _relay_until(
         try:
             relay = Relay(conn, producer, settings=settings, failpoint=failpoint)
             log.info("relay_active", topic=settings.topic, position=relay.position)
+            counts.takeovers += 1
             while not stop.is_set():
                 look()
                 began = time.monotonic()
-                if relay.step(settings.pause_s) < settings.rows_max // 4:
+                sent = relay.step(settings.pause_s)
+                counts.positions += sent
+                if sent < settings.rows_max // 4:
                     stop.wait(max(0.0, began + settings.gather_s - time.monotonic()))
         finally:
             producer.close(timeout=5)

@@ -30,6 +30,7 @@ from infra.supervisor import ChildSpec, Say, Supervisor
 BACKLOG = 2_048
 READY_TIMEOUT_S = 120.0
 POSTGRES_LOOK_S = 1.0
+API_METRICS_OFFSET = 10
 
 
 class ServeRefused(Exception):
@@ -68,7 +69,7 @@ def serve(
             specs=children_of(settings, listener.fileno()),
             environment=environment_of(settings, database_url),
             say=say,
-            drain_timeout_s=settings.drain_timeout_s,
+            drain_timeout_s=settings.drain_notice_s + settings.drain_timeout_s,
             look=_postgres_look(postgres, say),
         )
         _stop_on_signals(supervisor.stop, say)
@@ -81,19 +82,30 @@ def serve(
 
 def children_of(settings: Settings, listener_fd: int) -> list[ChildSpec]:
     """Return the processes of this bus; the API is drained first, then relay, then consumers."""
+
+    def with_port(offset: int, *arguments: str) -> tuple[str, ...]:
+        port = settings.metrics_port + offset if settings.metrics_port else 0
+        return (*arguments, "--metrics-port", str(port))
+
+    fds = (listener_fd,)
     apis = [
-        ChildSpec(f"api-{number}", ("api", "--fd", str(listener_fd)), 0, (listener_fd,))
+        ChildSpec(
+            f"api-{number}",
+            with_port(API_METRICS_OFFSET + number - 1, "api", "--fd", str(listener_fd)),
+            0,
+            fds,
+        )
         for number in range(1, settings.processes + 1)
     ]
     days = [ChildSpec("days", ("day", "keep"), 0)] if settings.day_opens_at else []
     if settings.bus == "log":
-        return [*apis, *days, ChildSpec("consumer", ("consume",), 1)]
+        return [*apis, *days, ChildSpec("consumer", with_port(0, "consume"), 1)]
     return [
         *apis,
         *days,
-        ChildSpec("relay", ("relay",), 1),
-        ChildSpec("consumer", ("consume",), 2),
-        ChildSpec("results", ("results",), 3),
+        ChildSpec("relay", with_port(1, "relay"), 1),
+        ChildSpec("consumer", with_port(0, "consume"), 2),
+        ChildSpec("results", with_port(2, "results"), 3),
     ]
 
 

@@ -83,6 +83,13 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         20, gt=0, description="How long a stopping process finishes what it has accepted."
     )
+    drain_notice_s: float = Field(
+        0,
+        ge=0,
+        le=300,
+        description="How long a stopping API process says that it is not ready and still answers, "
+        "so that a balancer turns away from it first.",
+    )
     clock_jump_s_max: float = Field(
         300, gt=0, description="Forward jump of the clock that stops the engine instead of booking."
     )
@@ -147,6 +154,43 @@ class Settings(BaseSettings):
         5, gt=0, description="Longest pause between two tries after a failure of infrastructure."
     )
 
+    backlog_operations_soft: int = Field(
+        50_000,
+        ge=0,
+        description="Operations not in the books above which there is an alarm; 0: no.",
+    )
+    backlog_operations_hard: int = Field(
+        1_000_000,
+        ge=0,
+        description="Operations not in the books above which the API pushes back; 0: never.",
+    )
+    backlog_seconds_soft: float = Field(
+        60,
+        ge=0,
+        description="Age of what is not in the books above which there is an alarm; 0: no.",
+    )
+    backlog_seconds_hard: float = Field(
+        0,
+        ge=0,
+        description="Age of what is not in the books above which the API pushes back; 0: never.",
+    )
+    backlog_types: str = Field(
+        "*",
+        description="Business types that get 503 above a hard limit, separated by commas; "
+        "*: all that do not return money. One that returns money cannot be named.",
+    )
+    backlog_look_s: float = Field(
+        1, gt=0, le=60, description="Pause between two looks of an API process at the backlog."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address the metrics ports listen on.")
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65_000,
+        description="Port for the metrics of this process, without a key; 0: none. `daybook serve` "
+        "gives its processes the ports from it on: consumer, relay +1, results +2, APIs +10 …",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least level of log lines that are written."
     )
@@ -156,10 +200,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Settings:
-        """An operation must fit a message, or the relay would stop at it for ever."""
+        """An operation must fit a message, or the relay would stop at it for ever.
+
+        And a backlog must reach its soft limit first, or nobody is warned.
+        """
         if self.operation_bytes_max * 2 > self.message_bytes_max:
             msg = "message_bytes_max must be at least twice operation_bytes_max"
             raise ValueError(msg)
+        for soft, hard in (
+            (self.backlog_operations_soft, self.backlog_operations_hard),
+            (self.backlog_seconds_soft, self.backlog_seconds_hard),
+        ):
+            if 0 < hard < soft:
+                msg = "a hard limit of the backlog must not be below the soft one"
+                raise ValueError(msg)
         return self
 
     @property

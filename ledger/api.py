@@ -29,6 +29,7 @@ from ledger.operation import Answer
 PROBLEM_TYPE = b"application/problem+json"
 JSON_TYPE = b"application/json"
 RETRY_AFTER_S = b"1"
+RETRY_AFTER_BACKLOG_S = b"5"  # the consumers need longer than a batch does
 
 # code: (HTTP status, title). Rejections, every `RejectionReason`, are 422.
 STATUS: dict[str, tuple[int, str]] = {
@@ -77,6 +78,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "store_unavailable": (503, "The database cannot be reached"),
     "overloaded": (503, "Too many operations are waiting"),
     "clock_ahead": (503, "The clock of the server is not right"),
+    "backlog": (503, "Accounting is too far behind to take more of this business type"),
     "engine_stopped": (503, "The server is draining"),
 }
 REJECTED_STATUS = 422
@@ -148,7 +150,8 @@ def problem_reply(problem: Problem, *headers: tuple[bytes, bytes]) -> Reply:
     """Return a problem document; 503 asks to come back, 401 names the scheme."""
     extra: list[tuple[bytes, bytes]] = list(headers)
     if problem.status == 503:
-        extra.append((b"retry-after", RETRY_AFTER_S))
+        backlog = problem.code == "backlog"
+        extra.append((b"retry-after", RETRY_AFTER_BACKLOG_S if backlog else RETRY_AFTER_S))
     elif problem.status == 401:
         extra.append((b"www-authenticate", b'Bearer realm="daybook"'))
     elif problem.code in ("request_timeout", "body_too_large"):

@@ -13,6 +13,7 @@ from ledger.api import Reply, json_reply
 from ledger.api_call import JSON_TYPES, Call
 from ledger.api_gate import Api, book_of
 from ledger.api_parse import decode
+from ledger.backlog import Backlog, BacklogLimits, Level
 from ledger.books import Book, open_day, select_book, select_books
 from ledger.errors import NotFound
 from ledger.operation import Name, Text
@@ -47,13 +48,27 @@ class EngineState(msgspec.Struct, frozen=True):
     stopped_by: str | None
 
 
+class BacklogState(msgspec.Struct, frozen=True):
+    """The level the backlog is at by its limits, what is held back for it, and the facts.
+
+    The lag, the lanes and the relay are the whole log's; the oldest operation and the open
+    ones are the book's.
+    """
+
+    level: Level
+    held_back: list[str]
+    limits: BacklogLimits
+    facts: Backlog
+
+
 class Status(msgspec.Struct, frozen=True):
-    """Where the ledger stands."""
+    """Where the ledger stands, and how far accounting is behind it."""
 
     version: str
     book: Book
     log: LogState
     engine: EngineState
+    backlog: BacklogState
 
 
 _decode_open_book = msgspec.json.Decoder(OpenBook).decode
@@ -114,7 +129,7 @@ def _book(call: Call) -> str:
 
 
 async def get_status(api: Api, call: Call) -> Reply:
-    """Return the book, the log's end, the engine's queue and the program's version."""
+    """Return the book, the log's end, the engine's queue, the backlog and the version."""
     call.principal.require("read")
     call.query()
     book = await api.store.call(select_book, book_of(api, call))
@@ -124,4 +139,11 @@ async def get_status(api: Api, call: Call) -> Reply:
     state = EngineState(
         stopped_by is None, engine.queued, None if stopped_by is None else stopped_by.detail
     )
-    return json_reply(Status(api.version, book, log, state))
+    facts = await api.store.call(api.read_backlog, book.book_id)
+    return json_reply(Status(api.version, book, log, state, _backlog_state(api, facts)))
+
+
+def _backlog_state(api: Api, facts: Backlog) -> BacklogState:
+    gate = api.gate
+    level = gate.limits.level(facts.lag_operations, facts.lag_s)
+    return BacklogState(level, sorted(gate.held_back), gate.limits, facts)

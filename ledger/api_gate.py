@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from psycopg import Connection
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -25,6 +26,7 @@ from ledger.api_bridge import EngineBridge, StoreBridge
 from ledger.api_call import Call, ClientGone, Limits
 from ledger.api_metrics import Metrics
 from ledger.api_parse import Parser
+from ledger.backlog import Backlog, BacklogGate
 from ledger.books import Book
 from ledger.errors import InvalidRequest, LedgerError
 from ledger.principals import Keyring, Principal
@@ -34,11 +36,20 @@ OPEN_PATHS = ("/health/",)
 BOOK_CHARS_MAX = 64
 
 
+class SchemaState(msgspec.Struct, frozen=True):
+    """How the database's schema stands to this program; `usable` says whether it may serve."""
+
+    usable: bool
+    words: str
+
+
+ReadBacklog = Callable[[Connection[Any], str | None], Backlog]  # of one book, or of the log
+ReadSchema = Callable[[Connection[Any]], SchemaState]
 OpenBookWithRules = Callable[[str, str, dt.date, str], Book]  # book id, name, date, principal
 
 
 class Api(msgspec.Struct, frozen=True):
-    """What a route needs: engine, database, parser, keys, bounds, metrics."""
+    """What a route needs: engine, database, parser, keys, bounds, metrics, backlog."""
 
     engine: EngineBridge
     store: StoreBridge
@@ -49,6 +60,10 @@ class Api(msgspec.Struct, frozen=True):
     open_book: OpenBookWithRules
     default_book: str
     version: str
+    gate: BacklogGate
+    read_backlog: ReadBacklog
+    read_schema: ReadSchema
+    on_kafka: bool = False
 
 
 Handler = Callable[[Api, Call], Awaitable[Reply]]
@@ -73,9 +88,13 @@ def _book_text(given: bytes) -> str:
 
 
 class DaybookApp(FastAPI):
-    """FastAPI behind the gate. `api` is set by the lifespan, the others at composition."""
+    """FastAPI behind the gate. `api` is set by the lifespan, the others at composition.
+
+    `draining`: the process has been asked to stop and takes work only until it is noticed.
+    """
 
     api: Api | None = None
+    draining: bool = False
     hot: Mapping[tuple[str, str], Handler] = MappingProxyType({})
     document: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from ledger.backlog import BacklogGate
+from ledger.backlog_metrics import BacklogCollector, ReadBacklog, RefusedCollector
+
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 RESULTS = ("booked", "rejected", "replayed", "error")
@@ -20,8 +23,15 @@ class Metrics:
 
     content_type = CONTENT_TYPE_LATEST.encode()
 
-    def __init__(self, queued: Callable[[], float]) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(
+        self,
+        queued: Callable[[], float],
+        running: Callable[[], bool],
+        gate: BacklogGate,
+        read_backlog: ReadBacklog,
+        registry: CollectorRegistry,
+    ) -> None:
+        self.registry = registry
         postings = Counter(
             "daybook_postings",
             "Operations and commands by result",
@@ -53,7 +63,15 @@ class Metrics:
             registry=self.registry,
         )
         queue.set_function(queued)
+        engine = Gauge(
+            "daybook_engine_running",
+            "1: the engine takes operations",
+            registry=self.registry,
+        )
+        engine.set_function(lambda: float(running()))
+        self.registry.register(RefusedCollector(gate))
+        self.registry.register(BacklogCollector(read_backlog, gate.limits))
 
     def text(self) -> bytes:
-        """Return the exposition."""
+        """Return the exposition; it reads the backlog, so it runs in a thread."""
         return generate_latest(self.registry)

@@ -30,7 +30,8 @@ from ledger.api_metrics import Metrics
 from ledger.api_parse import decode, operation_id_in
 from ledger.errors import InvalidRequest, LedgerError, NotFound
 from ledger.job import Job
-from ledger.operation import Answer, Result, Submission
+from ledger.operation import Answer, Operation, Result, Submission
+from ledger.principals import Principal
 from ledger.stream_reads import select_operation
 
 REPLAYED = (b"idempotent-replayed", b"true")
@@ -47,10 +48,21 @@ async def post_operation(api: Api, call: Call) -> Reply:
     dry_run = bool(call.scope["query_string"]) and call.flags("dry_run")["dry_run"]
     raw = await call.body(api.limits)
     started = time.perf_counter()
-    submission = api.parser.operation(raw, call.operation_id, book_of(api, call), call.principal)
+    submission = read_operation(api, raw, call.operation_id, book_of(api, call), call.principal)
     reply = await post_one(api, submission, dry_run=dry_run)
     api.metrics.single_latency.observe(time.perf_counter() - started)
     return reply
+
+
+def read_operation(
+    api: Api, raw: bytes, operation_id: bytes | None, book_id: str, principal: Principal
+) -> Submission:
+    """Parse an operation; raise `BacklogTooLong` for a type that waits until accounting is near."""
+    submission = api.parser.operation(raw, operation_id, book_id, principal)
+    if api.gate.held_back:
+        assert isinstance(submission.body, Operation)
+        api.gate.admit(submission.body.business_type)
+    return submission
 
 
 async def post_one(
@@ -89,7 +101,7 @@ async def post_operations(api: Api, call: Call) -> Reply:
     book_id = book_of(api, call)
     principal = call.principal
     return await post_batch(
-        api, call, book_id, lambda raw: api.parser.operation(raw, None, book_id, principal)
+        api, call, book_id, lambda raw: read_operation(api, raw, None, book_id, principal)
     )
 
 

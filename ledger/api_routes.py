@@ -235,7 +235,7 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/status",
         handler=api_books.get_status,
         name="get_status",
-        summary="Where the ledger stands",
+        summary="Where the ledger stands, and how far accounting is behind",
         scope="read",
         gives=api_books.Status,
         refuses=READ,
@@ -269,7 +269,7 @@ ROUTES: tuple[Route, ...] = (
         scope="read",
         gives=None,
         headers=(),
-        refuses=(401,),
+        refuses=(401, 403),
     ),
 )
 

@@ -18,6 +18,7 @@ decided, recorded and answered the same again. Exceptions record nothing:
     ├── StoreUnavailable        the database cannot be reached        (retriable)
     ├── Overloaded              the queue is full                      (retriable)
     ├── ClockAhead              this machine's clock is far ahead     (retriable)
+    ├── BacklogTooLong          accounting is too far behind           (retriable)
     ├── EngineStopped           draining, or the clock jumped          (retriable)
     └── LogCorrupt              a hole in the log, a seal that does not chain
 
@@ -191,6 +192,13 @@ class ClockAhead(LedgerError):
     """This machine's clock is far ahead of the database's; nothing was recorded."""
 
     code = "clock_ahead"
+    retriable = True
+
+
+class BacklogTooLong(LedgerError):
+    """Accounting is over its hard limit behind the ledger; what returns money still passes."""
+
+    code = "backlog"
     retriable = True
 
 

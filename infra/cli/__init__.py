@@ -27,6 +27,7 @@ from infra.cli import (
     history,
     keys,
     posting,
+    schema,
     serving,
     settings_page,
     sheets,
@@ -38,6 +39,7 @@ from infra.cli.exit_codes import EXIT_CODES_HELP, ExitCode
 from infra.client import ApiRefused, ApiUnavailable
 from infra.day_schedule import ScheduleRefused
 from infra.postgres import PostgresUnavailable, SchemaRefused
+from infra.process_metrics import MetricsPortTaken
 from infra.serve import ServeRefused
 from infra.settings import load_settings, with_overrides
 from ledger.errors import LedgerError
@@ -65,6 +67,7 @@ app = typer.Typer(
 )
 for register in (
     serving.add_to,
+    schema.add_to,
     demo.add_to,
     posting.add_to,
     standing.add_to,
@@ -110,6 +113,7 @@ EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (NoKey, ExitCode.UNAVAILABLE),
     (ServeRefused, ExitCode.UNAVAILABLE),
     (ScheduleRefused, ExitCode.USAGE),
+    (MetricsPortTaken, ExitCode.UNAVAILABLE),
     (PostgresUnavailable, ExitCode.UNAVAILABLE),
     (SchemaRefused, ExitCode.REFUSED),
     (DecisionRefused, ExitCode.REFUSED),

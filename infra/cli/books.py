@@ -111,7 +111,35 @@ def status_command(ctx: typer.Context, as_json: Json = False) -> None:
     if as_json:
         show_json({**status, "books": identity})
         return
-    show_pairs([*_status_pairs(status), *_books_pairs(identity)])
+    show_pairs([*_status_pairs(status), *_books_pairs(identity), *backlog_pairs(status["backlog"])])
+
+
+def backlog_pairs(backlog: dict[str, Any]) -> list[tuple[str, object]]:
+    """Say what is late or stuck, and what is held back for it; nothing when nothing is."""
+    facts = backlog["facts"]
+    pairs: list[tuple[str, object]] = []
+    if backlog["level"] != "ok":
+        held_back = ", ".join(backlog["held_back"])
+        pairs.append(("backlog", f"over the {backlog['level']} limit"))
+        pairs += [("held back", held_back)] if held_back else []
+    oldest = facts["oldest"]
+    if oldest is not None:
+        what = f"{oldest['operation_id']} ({oldest['status']}), booked {_age_words(oldest)} ago"
+        pairs.append(("oldest open", what))
+    for each in facts["open"]:
+        pairs.append((each["status"], f"{each['count']:,} {each['reason']}".rstrip()))
+    for lane in facts["lanes"]:
+        if lane["stopped"] is not None:
+            pairs.append((f"lane {lane['lane']}", f"stopped: {lane['stopped']}"))
+    relay = facts["relay"]
+    if relay is not None:
+        lag = f"{relay['lag_positions']:,} positions, {relay['lag_s']:.1f} s behind"
+        pairs.append(("relay", f"{relay['topic']} to position {relay['position']:,}, {lag}"))
+    return pairs
+
+
+def _age_words(oldest: dict[str, Any]) -> str:
+    return str(dt.timedelta(seconds=int(oldest["age_s"])))
 
 
 def _books_pairs(identity: dict[str, Any]) -> list[tuple[str, object]]:

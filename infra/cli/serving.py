@@ -1,35 +1,42 @@
-"""Commands that run processes: serve, and for production api, consume, relay, results, migrate.
+"""Commands that run processes: serve, and for production api, consume, relay, results.
 
 Invariant: each of them ends by itself on SIGTERM, after finishing what it has accepted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Annotated
 
+import msgspec
 import typer
-import uvicorn
 
+from consumers.consumer import Counts
 from consumers.loop import ConsumerSettings, run_consumer
-from consumers.results import run_results
-from infra.app import build_app, uvicorn_config
-from infra.cli.console import Json, say, show_json
+from consumers.results import ResultsCounts, run_results
+from infra.cli.console import say
 from infra.cli.context import settings_in_use
 from infra.cli.exit_codes import ExitCode
+from infra.draining import DrainingServer
 from infra.first_start import Started
 from infra.logs import set_up_logs
-from infra.postgres import embedded_postgres, migrate
-from infra.relay import RelaySettings, run_relay
+from infra.process_metrics import metrics_of
+from infra.relay import RelayCounts, RelaySettings, run_relay
+from infra.schema_check import refuse_schema, require_schema
 from infra.serve import serve
 from infra.settings import Settings, with_overrides
 from infra.supervisor import end_with_parent
 
 PARENT = typer.Option(hidden=True)
 ParentPid = Annotated[int | None, PARENT]
+MetricsPort = Annotated[
+    int | None, typer.Option(min=0, max=65_535, help="DAYBOOK_METRICS_PORT; 0: none.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,7 +46,6 @@ def add_to(app: typer.Typer) -> None:
     app.command("consume")(consume_command)
     app.command("relay")(relay_command)
     app.command("results")(results_command)
-    app.command("migrate")(migrate_command)
 
 
 def serve_command(
@@ -88,14 +94,16 @@ def serve_command(
 def api_command(
     ctx: typer.Context,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    metrics_port: MetricsPort = None,
     parent_pid: ParentPid = None,
 ) -> None:
     """Run one API process (production: as many as wanted behind a balancer).
 
     Needs a migrated database: DAYBOOK_DATABASE_URL, `daybook migrate`.
     """
-    settings = begin(ctx, parent_pid)
-    server = uvicorn.Server(uvicorn_config(settings, build_app(settings)))
+    settings = begin(ctx, parent_pid, metrics_port=metrics_port)
+    refuse_schema(_database_url(settings))
+    server = DrainingServer(settings)
     if fd is None:
         server.run()
     else:
@@ -104,79 +112,74 @@ def api_command(
         raise typer.Exit(ExitCode.UNAVAILABLE)
 
 
-def consume_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
+def consume_command(
+    ctx: typer.Context, metrics_port: MetricsPort = None, parent_pid: ParentPid = None
+) -> None:
     """Run one consumer: operations become vouchers and balances.
 
     On the log bus one consumer works at a time; on Kafka as many as there are partitions.
     """
-    settings = begin(ctx, parent_pid)
-    stop = stop_on_signals()
-    run_consumer(
-        ConsumerSettings(
-            database_url=_database_url(settings),
-            bus=settings.bus,
-            bootstrap=settings.kafka_bootstrap,
-            operations_topic=settings.operations_topic,
-            results_topic=settings.results_topic,
-            group=settings.consumer_group,
-            operations_max=settings.consumer_poll_operations,
-            pause_s=settings.poll_pause_s,
-            retry_pause_s_max=settings.retry_pause_s_max,
-            silence_s=settings.silence_s,
-        ),
-        stop,
-    )
+    settings = begin(ctx, parent_pid, metrics_port=metrics_port)
+    counts = Counts()
+    with _working(settings, "consumer", counts) as (url, stop):
+        run_consumer(
+            ConsumerSettings(
+                database_url=url,
+                bus=settings.bus,
+                bootstrap=settings.kafka_bootstrap,
+                operations_topic=settings.operations_topic,
+                results_topic=settings.results_topic,
+                group=settings.consumer_group,
+                operations_max=settings.consumer_poll_operations,
+                pause_s=settings.poll_pause_s,
+                retry_pause_s_max=settings.retry_pause_s_max,
+                silence_s=settings.silence_s,
+            ),
+            stop,
+            counts=counts,
+        )
 
 
-def relay_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
+def relay_command(
+    ctx: typer.Context, metrics_port: MetricsPort = None, parent_pid: ParentPid = None
+) -> None:
     """Run the relay: the log's operations and decisions go to Kafka. One is active at a time."""
-    settings = begin(ctx, parent_pid)
-    run_relay(
-        RelaySettings(
-            database_url=_database_url(settings),
-            bootstrap=settings.kafka_bootstrap,
-            topic=settings.operations_topic,
-            results_topic=settings.results_topic,
-            partitions=settings.kafka_partitions,
-            replication=settings.kafka_replication,
-            rows_max=settings.relay_poll_rows,
-            pause_s=settings.poll_pause_s,
-            retry_pause_s_max=settings.retry_pause_s_max,
-            silence_s=settings.silence_s,
-        ),
-        stop_on_signals(),
-    )
+    settings = begin(ctx, parent_pid, metrics_port=metrics_port)
+    counts = RelayCounts()
+    with _working(settings, "relay", counts) as (url, stop):
+        run_relay(
+            RelaySettings(
+                database_url=url,
+                bootstrap=settings.kafka_bootstrap,
+                topic=settings.operations_topic,
+                results_topic=settings.results_topic,
+                partitions=settings.kafka_partitions,
+                replication=settings.kafka_replication,
+                rows_max=settings.relay_poll_rows,
+                pause_s=settings.poll_pause_s,
+                retry_pause_s_max=settings.retry_pause_s_max,
+                silence_s=settings.silence_s,
+            ),
+            stop,
+            counts=counts,
+        )
 
 
-def results_command(ctx: typer.Context, parent_pid: ParentPid = None) -> None:
+def results_command(
+    ctx: typer.Context, metrics_port: MetricsPort = None, parent_pid: ParentPid = None
+) -> None:
     """Run the results consumer: accounting statuses go from Kafka back to the ledger."""
-    settings = begin(ctx, parent_pid)
-    run_results(
-        _database_url(settings),
-        settings.kafka_bootstrap,
-        topic=settings.results_topic,
-        group=f"{settings.consumer_group}.results",
-        stop=stop_on_signals(),
-    )
-
-
-def migrate_command(ctx: typer.Context, as_json: Json = False) -> None:
-    """Bring the database to this program's schema; safe to repeat.
-
-    \b
-    Example:
-      DAYBOOK_DATABASE_URL=postgresql://… daybook migrate
-    """
-    settings = settings_in_use(ctx)
-    if settings.database_url:
-        applied = migrate(settings.database_url)
-    else:
-        with embedded_postgres(settings.postgres_dir) as postgres:
-            applied = migrate(postgres.url)
-    if as_json:
-        show_json({"applied": applied})
-    else:
-        say(f"{applied} migrations applied" if applied else "the schema is up to date")
+    settings = begin(ctx, parent_pid, metrics_port=metrics_port)
+    counts = ResultsCounts()
+    with _working(settings, "results", counts) as (url, stop):
+        run_results(
+            url,
+            settings.kafka_bootstrap,
+            topic=settings.results_topic,
+            group=f"{settings.consumer_group}.results",
+            stop=stop,
+            counts=counts,
+        )
 
 
 def stop_on_signals() -> threading.Event:
@@ -194,6 +197,18 @@ def begin(ctx: typer.Context, parent_pid: int | None, **overrides: object) -> Se
     settings = with_overrides(settings_in_use(ctx), **overrides)
     set_up_logs(settings)
     return settings
+
+
+@contextlib.contextmanager
+def _working(
+    settings: Settings, part: str, counts: msgspec.Struct
+) -> Iterator[tuple[str, threading.Event]]:
+    """Give a process its database, checked, and its end; its metrics are served meanwhile."""
+    url = _database_url(settings)
+    stop = stop_on_signals()
+    with metrics_of(settings, url, part, counts):
+        require_schema(settings, url, stop)
+        yield url, stop
 
 
 def _database_url(settings: Settings) -> str:

@@ -36,9 +36,10 @@ CHECKS = [
 ]
 EXAMPLES_MAX = 15
 REACHED = {"Daybook-Book": ["main"], "number": ["C-1"], "book_id": ["main"]}
-# What differs from run to run: instants, the log's own id, and positions in it.
+# What differs from run to run: instants and ages, the log's own id, positions in it.
 VOLATILE = re.compile(
-    r'"(?:booked_at|opened_at|log_id|fingerprint|next_cursor)": ?"[^"]*"|"position": ?\d+'
+    r'"(?:booked_at|opened_at|log_id|fingerprint|next_cursor)": ?"[^"]*"'
+    r'|"(?:log_)?position": ?\d+|"(?:lag|age)_s": ?[\d.]+'
 )
 
 
