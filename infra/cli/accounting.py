@@ -1,12 +1,11 @@
-"""`daybook rules|repair|rebuild`: what accountants and operators decide in the books.
+"""`daybook rules|rebuild`: the rules of the books, and the books made again.
 
-Invariant: rules and repairs are decisions in the log, written here and performed by the consumers;
-every command is safe to repeat.
+Invariant: rules are decisions in the log, written here and met by the consumers; every command
+is safe to repeat.
 """
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -15,15 +14,12 @@ import typer
 from accounting.ruleset import Ruleset
 from accounting.ruleset_errors import RuleError
 from accounting.ruleset_files import SHIPPED, load_ruleset
-from consumers import repair
 from consumers.rebuild import drop_old_schemas, rebuild
-from infra.cli.console import Json, money, out, progress_bar, say, show_json, show_pairs, show_table
+from infra.cli.console import Json, out, progress_bar, say, show_json
 from infra.cli.context import database, settings_in_use
 from infra.cli.exit_codes import ExitCode
-from infra.decision_log import decision_log
 from infra.first_start import publish_rules
 from ledger.principals import LOCAL_PRINCIPAL
-from projections.parked import ParkedFilter
 from projections.tables import connect_to
 
 Directory = Annotated[
@@ -32,18 +28,14 @@ Directory = Annotated[
 Added = Annotated[
     list[Path] | None, typer.Option("--with", help="A file or folder added to it; repeatable.")
 ]
-Reason = Annotated[str | None, typer.Option(help="Only parked for this reason, e.g. no_rule.")]
-Type = Annotated[str | None, typer.Option("--type", help="Only this business type.")]
 Maker = Annotated[str, typer.Option(help="Who decides; kept in the log.")]
 
 rules_app = typer.Typer(help="Chart and posting rules: check and publish.", no_args_is_help=True)
-repair_app = typer.Typer(help="Parked operations: list, explain, retry.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
     """Add this page's commands."""
     app.add_typer(rules_app, name="rules")
-    app.add_typer(repair_app, name="repair")
     app.command("rebuild")(rebuild_command)
 
 
@@ -119,192 +111,6 @@ def _show_findings(findings: list[RuleError], *, as_json: bool) -> None:
     for finding in findings:
         out().print(str(finding), markup=False)
     out().print(f"{len(findings)} errors; nothing was published", markup=False)
-
-
-# --- repair ---------------------------------------------------------------------------------
-
-
-@repair_app.command("list")
-def list_parked(
-    ctx: typer.Context, reason: Reason = None, kind: Type = None, as_json: Json = False
-) -> None:
-    """List what is parked, and what waits behind it, oldest first.
-
-    Exit code 0 when nothing is parked, 1 when something is.
-    """
-    settings = settings_in_use(ctx)
-    wanted = ParkedFilter(reason=reason, business_type=kind)
-    with database(settings) as url, connect_to(url) as conn:
-        found = list(repair.every_parked(conn, settings.book, wanted))
-    if as_json:
-        show_json(found)
-    else:
-        show_table(
-            ["position", "operation", "type", "date", "status", "reason", "waits for"],
-            [
-                (
-                    item.position,
-                    item.operation_id,
-                    item.business_type,
-                    item.business_date,
-                    item.status,
-                    f"{item.reason or ''} {item.detail or ''}".strip(),
-                    item.waits_for,
-                )
-                for item in found
-            ],
-            right=("position",),
-            footer=f"{len(found):,} operations" if found else None,
-        )
-    if found:
-        raise typer.Exit(ExitCode.NO)
-
-
-@repair_app.command("explain")
-def explain(
-    ctx: typer.Context,
-    operation_id: Annotated[str, typer.Argument(help="A parked or waiting operation.")],
-    as_json: Json = False,
-) -> None:
-    """Explain why an operation is parked, and what a retry would make of it now."""
-    settings = settings_in_use(ctx)
-    with database(settings) as url, connect_to(url) as conn:
-        found = repair.explain(conn, settings.book, operation_id)
-    if as_json:
-        show_json(found)
-        return
-    parked, operation, tried = found.parked, found.operation, found.retry
-    show_pairs(
-        [
-            ("operation", parked.operation_id),
-            ("type, date", f"{parked.business_type}, {parked.business_date}"),
-            ("status", f"{parked.status}: {parked.reason or ''} {parked.detail or ''}"),
-            ("waits for", parked.waits_for or "–"),
-            ("rules tried", parked.ruleset_hash and parked.ruleset_hash[:12]),
-            ("a retry now", f"{tried.becomes} {tried.reason or ''} {tried.detail or ''}"),
-        ]
-    )
-    show_table(
-        ["leg", "kind", "account", "subject", "amount", "currency"],
-        [
-            (
-                leg.no,
-                leg.kind,
-                leg.account,
-                leg.subject,
-                money(leg.amount_minor, leg.currency),
-                leg.currency,
-            )
-            for leg in operation.legs
-        ],
-        right=("leg", "amount"),
-    )
-    for voucher in tried.vouchers:
-        show_table(
-            ["side", "subject", "account", "amount", "currency"],
-            [
-                (
-                    line.side,
-                    line.subject,
-                    line.account,
-                    money(line.amount_minor, line.currency),
-                    line.currency,
-                )
-                for line in voucher.lines
-            ],
-            right=("amount",),
-            title=f"Voucher that a retry would make (rule {voucher.rule_id})",
-        )
-
-
-@repair_app.command("retry")
-def retry(
-    ctx: typer.Context,
-    operation_ids: Annotated[
-        list[str] | None, typer.Argument(help="Operations; default: everything parked.")
-    ] = None,
-    reason: Reason = None,
-    kind: Type = None,
-    ruleset_hash: Annotated[
-        str | None, typer.Option("--rules", help="Use this published ruleset (its hash).")
-    ] = None,
-    note: Annotated[str, typer.Option(help="Why; kept in the log.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would do.")] = False,
-    maker: Maker = LOCAL_PRINCIPAL,
-    as_json: Json = False,
-) -> None:
-    """Try parked operations again, after the cause is fixed; safe to repeat.
-
-    The order is a decision in the log; a running consumer performs it. Exit code 0 when nothing
-    that was tried is parked or waiting any more, 1 otherwise, 3 when no consumer came.
-
-    \b
-    Examples:
-      daybook repair retry --dry-run
-      daybook repair retry --reason no_rule --note "rule added"
-    """
-    settings = settings_in_use(ctx)
-    wanted = ParkedFilter(
-        reason=reason,
-        business_type=kind,
-        operation_ids=tuple(operation_ids) if operation_ids else None,
-    )
-    with database(settings) as url, connect_to(url) as conn:
-        if dry_run:
-            tried = list(repair.try_dry(conn, settings.book, wanted, ruleset_hash=ruleset_hash))
-            _show_tried(tried, as_json=as_json)
-            if any(item.becomes == "parked" for item in tried):
-                raise typer.Exit(ExitCode.NO)
-            return
-        with decision_log(url) as decisions, progress_bar("repairing") as bar:
-            report = repair.retry(
-                conn,
-                decisions,
-                settings.book,
-                wanted,
-                maker=maker,
-                ruleset_hash=ruleset_hash,
-                note=note,
-                wait=lambda: time.sleep(0.02),
-                progress=bar.reach,
-            )
-    _show_repaired(report, as_json=as_json)
-
-
-def _show_tried(tried: list[repair.Tried], *, as_json: bool) -> None:
-    if as_json:
-        show_json(tried)
-        return
-    show_table(
-        ["operation", "type", "would become", "reason"],
-        [
-            (
-                item.operation_id,
-                item.business_type,
-                item.becomes,
-                f"{item.reason or ''} {item.detail or ''}".strip(),
-            )
-            for item in tried
-        ],
-    )
-
-
-def _show_repaired(report: repair.RetryReport, *, as_json: bool) -> None:
-    open_still = report.count("parked") + report.count("waiting")
-    if as_json:
-        show_json(report)
-    elif not report.operations:
-        out().print("nothing is parked that could be tried", markup=False)
-    else:
-        statuses = ("vouchered", "non_posting", "parked", "waiting")
-        counts = ", ".join(f"{report.count(status):,} {status}" for status in statuses)
-        orders = ", ".join(f"{position:,}" for position in report.orders) or "none"
-        out().print(f"tried {len(report.operations):,}: {counts} (orders at {orders})")
-    if not report.performed:
-        say("no consumer performed the order in time; it stays in the log and will be performed")
-        raise typer.Exit(ExitCode.UNAVAILABLE)
-    if open_still:
-        raise typer.Exit(ExitCode.NO)
 
 
 # --- rebuild --------------------------------------------------------------------------------

@@ -3,68 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from infra.cli import app, main
+from infra.cli import app
 from infra.cli.exit_codes import ExitCode
-from infra.demo.payment_day import BUSINESS_DATE
-from infra.demo.system import System, own_settings, system, variables
-from infra.postgres import EmbeddedPostgres
-from infra.settings import load_settings, with_overrides
-from tests.fix_postgres import fresh_database
+from tests.infra.commands import Daybook
 
 VOUCHER_SALE = "accounting/shipped/examples/voucher_sale.toml"
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Daybook = Callable[..., Ended]
-
-
-@pytest.fixture(scope="module")
-def served(
-    tmp_path_factory: pytest.TempPathFactory,
-    postgres_server: EmbeddedPostgres,
-    template_database: str,
-) -> Iterator[System]:
-    """One system for this page; its tests use accounts of their own."""
-    with fresh_database(postgres_server, template_database) as url:
-        home = tmp_path_factory.mktemp("cli")
-        settings = with_overrides(own_settings(load_settings(), home=home), database_url=url)
-        with system(settings, open_date=BUSINESS_DATE) as started:
-            yield started
-
-
-@pytest.fixture
-def daybook(
-    served: System, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Daybook:
-    """Run a command in this process with the environment of the running system."""
-    for name, value in variables(served.settings).items():
-        monkeypatch.setenv(name, value)
-
-    def run(*words: str) -> Ended:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(lambda: app(list(words)))
-        printed = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
 
 
 def open_customer(daybook: Daybook, number: str) -> None:
