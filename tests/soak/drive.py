@@ -1,0 +1,210 @@
+"""Rounds of a soak: callers post what the model foretells, something breaks, then all must agree.
+
+Invariant: histories, faults, repairs and rule changes follow from the seed; a round that fails is
+run again by the seed and the number of rounds.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accounting.ruleset import Ruleset
+from accounting.ruleset_files import SHIPPED, load_ruleset
+from infra.client import ApiRefused, DaybookClient
+from infra.demo.payment_day import BUSINESS_DATE
+from infra.first_start import publish_rules
+from infra.postgres import EmbeddedPostgres, embedded_postgres
+from tests.e2e.load import client_of
+from tests.faults.nothing_lost import wait_for_books
+from tests.faults.scene import Scene, running_scene
+from tests.soak.comparison import Differs, assert_audited, compare
+from tests.soak.faults import FAULTS, Place
+from tests.soak.history import CALLERS, Caller, Step, first_accounts, with_suspense
+from tests.soak.model import BOOK, BOOKED, PARKED, Model, Rules
+from tests.waiting import wait_until
+
+STEPS_PER_CALLER = 60
+AUDIT_EVERY = 3
+PATIENCE_S = 120.0
+RUNNING = "operation_running"
+SMALL = {"shared_buffers": "256MB", "max_wal_size": "1GB"}
+EXAMPLE = SHIPPED.parent / "examples" / "voucher_sale.toml"
+Say = Callable[[str], None]
+
+
+@dataclass
+class Soak:
+    """One seeded run against one system."""
+
+    scene: Scene
+    server: EmbeddedPostgres
+    seed: int
+    say: Say
+    steps: int = STEPS_PER_CALLER
+    model: Model = field(default_factory=lambda: Model(BUSINESS_DATE.isoformat()))
+    rounds: int = 0
+    posted: int = 0
+
+    def begin(self) -> None:
+        """Open every account."""
+        accounts = first_accounts()
+        self.model.accounts = with_suspense(accounts)
+        with client_of(self.scene) as client:
+            for number, account in accounts.items():
+                client.post(
+                    "/v1/accounts",
+                    {
+                        "operation_id": f"open-{number}",
+                        "account": number,
+                        "owner": "soak",
+                        "type": "customer" if account.subject == "2001.01" else "merchant",
+                        "subject": account.subject,
+                        "currency": "CNY",
+                        "credit_limit": account.credit_limit,
+                    },
+                )
+
+    def round(self) -> None:
+        """Callers post, a fault strikes, everybody waits, everything is compared."""
+        self.rounds += 1
+        rng = random.Random(f"{self.seed}/{self.rounds}/plan")
+        name = rng.choice(list(FAULTS))
+        place = Place(self.scene, self.server, self.model.open(PARKED))
+        if name == "parked operations are repaired":
+            self.model.retry(place.parked)
+        with _callers(self) as callers:
+            wanted = rng.randrange(CALLERS * self.steps // 4)
+            wait_until(lambda: callers.answered >= wanted or callers.error, "callers post")
+            FAULTS[name](place)
+        if callers.error is not None:
+            raise callers.error
+        self.posted += callers.answered
+        with client_of(self.scene, patience_s=PATIENCE_S) as client:
+            compare(client, self.scene.database_url, self.model)
+            then = self._decide(rng, client)
+        if self.rounds % AUDIT_EVERY == 0:
+            assert_audited(self.scene.database_url)
+        self.say(f"round {self.rounds}: {callers.answered} answers, {name}{then}")
+
+    def _decide(self, rng: random.Random, client: DaybookClient) -> str:
+        """Between rounds, when all is at rest: change the rules, or open the next day."""
+        dice = rng.random()
+        if dice < 0.3:
+            self.model.rules = Rules(rng.random() < 0.5, rng.choice(("5001.02", "5001.03")))
+            publish_rules(
+                self.scene.database_url, BOOK, _ruleset(self.model.rules), maker="soak"
+            )
+            wait_for_books(self.scene.database_url)
+            return f"; then {self.model.rules}"
+        if dice < 0.5:
+            date = dt.date.fromisoformat(self.model.date) + dt.timedelta(days=1)
+            self.model.date = date.isoformat()
+            client.post(f"/v1/books/{BOOK}/day", {"business_date": self.model.date})
+            return f"; then day {self.model.date}"
+        return ""
+
+
+@dataclass
+class _Callers:
+    """The callers of a round; `error` is the first difference that one of them met."""
+
+    soak: Soak
+    answered: int = 0
+    error: BaseException | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def post_all(self, number: int) -> None:
+        """Post one caller's steps in order."""
+        try:
+            soak = self.soak
+            caller = Caller(soak.model, soak.seed, soak.rounds, number)
+            with client_of(soak.scene, patience_s=PATIENCE_S) as client:
+                for step in caller.steps(soak.steps):
+                    if self.error is not None:
+                        return
+                    _check(client, step)
+                    with self.lock:
+                        self.answered += 1
+        except BaseException as error:  # noqa: BLE001 - the round raises it
+            self.error = self.error or error
+
+
+@contextmanager
+def _callers(soak: Soak) -> Iterator[_Callers]:
+    callers = _Callers(soak)
+    threads = [threading.Thread(target=callers.post_all, args=(n,)) for n in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield callers
+    finally:
+        for thread in threads:
+            thread.join()
+
+
+def _check(client: DaybookClient, step: Step) -> None:
+    """Post a step, again while it is still being booked, and hold the answer to the model's."""
+    path = f"/v1/accounts/{step.freeze}/commands" if step.freeze else "/v1/operations"
+    while True:
+        try:
+            client.post(path, step.body)
+            answer = BOOKED
+        except ApiRefused as refused:
+            if refused.code == RUNNING:
+                time.sleep(0.05)
+                continue
+            answer = refused.code
+        if answer != step.expected:
+            raise Differs(f"model {step.expected}, system {answer}: {step.body}")
+        return
+
+
+def _ruleset(rules: Rules) -> Ruleset:
+    """The shipped rules, varied as the model's."""
+    with tempfile.TemporaryDirectory(prefix="daybook-soak-rules-") as folder:
+        for path in SHIPPED.glob("*.toml"):
+            text = path.read_text("utf-8")
+            before = '{ credit = "5001.02", amount = "fee" },\n]\n\n# --- charges'
+            after = before.replace("5001.02", rules.transfer_fee)
+            (Path(folder) / path.name).write_text(text.replace(before, after), "utf-8")
+        loaded = load_ruleset(Path(folder), *([EXAMPLE] if rules.sells_vouchers else []))
+    assert isinstance(loaded, Ruleset), loaded
+    return loaded
+
+
+@contextmanager
+def started(seed: int, say: Say, *, steps: int = STEPS_PER_CALLER) -> Iterator[Soak]:
+    """Start a system of its own, with its own database server, and open its accounts."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="daybook-soak-")))
+        server = stack.enter_context(embedded_postgres(folder / "data", settings=SMALL))
+        scene = stack.enter_context(running_scene(folder / "home", server.url, processes=2))
+        soak = Soak(scene, server, seed, say, steps)
+        soak.begin()
+        yield soak
+
+
+def run(seed: int, *, minutes: float, rounds: int | None, say: Say) -> int:
+    """Soak for some minutes, or some rounds; return how many rounds agreed. Raises `Differs`."""
+    deadline = time.monotonic() + minutes * 60
+    with started(seed, say) as soak:
+        try:
+            while soak.rounds < (rounds or soak.rounds + 1) and (
+                rounds is not None or time.monotonic() < deadline
+            ):
+                soak.round()
+            assert_audited(soak.scene.database_url)
+        except BaseException:
+            say(f"round {soak.rounds} failed; again: make soak SEED={seed} ROUNDS={soak.rounds}")
+            say(soak.scene.log[-2_000:])
+            raise
+        say(f"{soak.rounds} rounds, {soak.posted} answers: model and system agree")
+        return soak.rounds
