@@ -18,7 +18,7 @@ BROKER := kafka
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test faults check lint schemas kafka kafka-stop kafka-jars bench docs clean
+.PHONY: help setup demo serve test faults check lint schemas kafka kafka-stop kafka-jars bench soak docs clean
 
 help: ## Show this list
 	@echo "Daybook: an event-sourced payment ledger. Start with: make demo"
@@ -67,6 +67,9 @@ kafka-jars: setup ## Fetch what a broker needs, so that the tests start theirs a
 
 bench: setup ## Run the benchmarks and print ratios
 	@$(BIN)/python -m bench $(ARGS)
+
+soak: setup ## Random histories and faults against a model: MINUTES=3, SEED=…, ROUNDS=…
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 docs: setup ## Run the README's tour again and write what it prints beside its commands
 	@$(BIN)/python -m tests.docs.regenerate

@@ -105,9 +105,7 @@ def _subjects(client: DaybookClient) -> dict[str, tuple[int, int]]:
     if not all(total["ties"] for total in sheet["totals"]):
         raise Differs(f"the trial balance does not tie: {sheet['totals']}")
     lines = {line["subject"]: line["columns"] for line in sheet["lines"] if not line["is_total"]}
-    leaves = {
-        subject for subject in lines if not any(o.startswith(f"{subject}.") for o in lines)
-    }
+    leaves = {subject for subject in lines if not any(o.startswith(f"{subject}.") for o in lines)}
     return {
         subject: (lines[subject]["debit"], lines[subject]["credit"])
         for subject in leaves
@@ -127,6 +125,4 @@ def _counts(client: DaybookClient) -> dict[str, int]:
     if not identity["holds"]:
         raise Differs(f"the identity does not hold: {identity}")
     names = (VOUCHERED, PARKED, WAITING, NON_POSTING, BOOKED)
-    return {
-        name: sum(line[name]["count"] for line in identity["currencies"]) for name in names
-    }
+    return {name: sum(line[name]["count"] for line in identity["currencies"]) for name in names}

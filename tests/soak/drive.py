@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import re
 import tempfile
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ from tests.faults.scene import Scene, running_scene
 from tests.soak.comparison import Differs, assert_audited, compare
 from tests.soak.faults import FAULTS, Place
 from tests.soak.history import CALLERS, Caller, Step, first_accounts, with_suspense
-from tests.soak.model import BOOK, BOOKED, PARKED, Model, Rules
+from tests.soak.model import BOOK, BOOKED, PARKED, Body, Model, Rules
 from tests.waiting import wait_until
 
 STEPS_PER_CALLER = 60
@@ -36,7 +38,7 @@ AUDIT_EVERY = 3
 PATIENCE_S = 120.0
 RUNNING = "operation_running"
 SMALL = {"shared_buffers": "256MB", "max_wal_size": "1GB"}
-EXAMPLE = SHIPPED.parent / "examples" / "voucher_sale.toml"
+EXAMPLE = SHIPPED / "examples" / "voucher_sale.toml"
 Say = Callable[[str], None]
 
 
@@ -52,6 +54,8 @@ class Soak:
     model: Model = field(default_factory=lambda: Model(BUSINESS_DATE.isoformat()))
     rounds: int = 0
     posted: int = 0
+    earlier: dict[int, list[Body]] = field(default_factory=lambda: defaultdict(list))
+    memory: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def begin(self) -> None:
         """Open every account."""
@@ -92,6 +96,8 @@ class Soak:
             then = self._decide(rng, client)
         if self.rounds % AUDIT_EVERY == 0:
             assert_audited(self.scene.database_url)
+        for part, pid in self.scene.children.items():
+            self.memory[part].append(resident_mib(pid))
         self.say(f"round {self.rounds}: {callers.answered} answers, {name}{then}")
 
     def _decide(self, rng: random.Random, client: DaybookClient) -> str:
@@ -99,9 +105,7 @@ class Soak:
         dice = rng.random()
         if dice < 0.3:
             self.model.rules = Rules(rng.random() < 0.5, rng.choice(("5001.02", "5001.03")))
-            publish_rules(
-                self.scene.database_url, BOOK, _ruleset(self.model.rules), maker="soak"
-            )
+            publish_rules(self.scene.database_url, BOOK, _ruleset(self.model.rules), maker="soak")
             wait_for_books(self.scene.database_url)
             return f"; then {self.model.rules}"
         if dice < 0.5:
@@ -125,7 +129,8 @@ class _Callers:
         """Post one caller's steps in order."""
         try:
             soak = self.soak
-            caller = Caller(soak.model, soak.seed, soak.rounds, number)
+            earlier = soak.earlier[number]
+            caller = Caller(soak.model, soak.seed, soak.rounds, number, earlier)
             with client_of(soak.scene, patience_s=PATIENCE_S) as client:
                 for step in caller.steps(soak.steps):
                     if self.error is not None:
@@ -197,14 +202,43 @@ def run(seed: int, *, minutes: float, rounds: int | None, say: Say) -> int:
     deadline = time.monotonic() + minutes * 60
     with started(seed, say) as soak:
         try:
-            while soak.rounds < (rounds or soak.rounds + 1) and (
-                rounds is not None or time.monotonic() < deadline
-            ):
+            while _goes_on(soak, deadline, rounds):
                 soak.round()
             assert_audited(soak.scene.database_url)
         except BaseException:
             say(f"round {soak.rounds} failed; again: make soak SEED={seed} ROUNDS={soak.rounds}")
             say(soak.scene.log[-2_000:])
             raise
-        say(f"{soak.rounds} rounds, {soak.posted} answers: model and system agree")
+        for line in summary_of(soak):
+            say(line)
         return soak.rounds
+
+
+def _goes_on(soak: Soak, deadline: float, rounds: int | None) -> bool:
+    return time.monotonic() < deadline if rounds is None else soak.rounds < rounds
+
+
+def summary_of(soak: Soak) -> list[str]:
+    """Say what the run was made of: answers, how operations ended, memory of the parts."""
+    answers = Counter(soak.model.answers.values())
+    ended = Counter(each.status for each in soak.model.booked.values())
+    memory = [
+        f"{part} {sizes[0]} → {sizes[-1]} (most {max(sizes)})"
+        for part, sizes in sorted(soak.memory.items())
+    ]
+    return [
+        "operations: " + ", ".join(f"{count} {name}" for name, count in answers.most_common()),
+        "of the booked: " + ", ".join(f"{count} {name}" for name, count in ended.most_common()),
+        "memory in MiB: " + "; ".join(memory),
+        f"{soak.rounds} rounds, {soak.posted} answers: model and system agree",
+    ]
+
+
+def resident_mib(pid: int) -> int:
+    """Read a process's resident memory; 0 when it has just gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii")
+    except FileNotFoundError:
+        return 0
+    found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found.group(1)) // 1024 if found else 0

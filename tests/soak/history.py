@@ -14,6 +14,7 @@ from tests.soak.model import BOOKED, SUSPENSE, Account, Body, Model
 
 SHARED_MERCHANT = "M-HOT"
 CALLERS = 6
+RECENT = 40
 
 
 def accounts_of(caller: int) -> dict[str, Account]:
@@ -56,8 +57,8 @@ class Caller:
     seed: int
     round_no: int
     number: int
+    earlier: list[Body] = field(default_factory=list)  # this caller's, of all rounds
     made: int = 0
-    last: list[Body] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(f"{self.seed}/{self.round_no}/{self.number}")
@@ -72,8 +73,8 @@ class Caller:
 
     def _step(self) -> Step:
         dice = self.rng.random()
-        if self.last and dice < 0.06:
-            body = self.rng.choice(self.last)
+        if self.earlier and dice < 0.06:
+            body = self.rng.choice(self.earlier if dice < 0.03 else self._last)
             if dice < 0.01:
                 body = {**body, "description": "another body"}
             return Step(body, self.model.post(body))
@@ -96,7 +97,7 @@ class Caller:
         made: Body | None = None
         while made is None:
             made = self.rng.choices([m for _, m in makers], [w for w, _ in makers])[0]()
-        self.last = [*self.last[-30:], made]
+        self.earlier.append(made)
         return Step(made, self.model.post(made))
 
     # --- operations -------------------------------------------------------------------------
@@ -126,7 +127,9 @@ class Caller:
 
     def _hold(self) -> Body:
         amount, number = self._amount(), self._payer()
-        return self._body("hold", leg("hold", number, amount, hold_id=f"H-{self.round_no}-{self.made}"))
+        return self._body(
+            "hold", leg("hold", number, amount, hold_id=f"H-{self.round_no}-{self.made}")
+        )
 
     def _use_hold(self) -> Body | None:
         found = self._a_hold("op")
@@ -160,14 +163,14 @@ class Caller:
             release = leg("release", hold["account"], hold["amount"], hold_id=hold["hold_id"])
             return self._body("withdrawal_failed", release, **follow)
         if stage == "settled":
-            settled = max(1, hold["amount"] - 1)
+            settled = {"amount": max(1, hold["amount"] - 1), "currency": "CNY"}
             return self._body("withdrawal_settled", amounts={"settled": settled}, **follow)
         return self._body("withdrawal_sent", **follow)
 
     def _refund(self) -> Body | None:
         """Give a part of a payment of ours back, often too much, from our own merchant."""
         paid = self._original("payment", "voucher_sale")
-        if paid is None:
+        if paid is None or self.rng.random() < 0.05:
             return self._body(
                 "refund", leg("credit", self.own["C"], 1), original_operation_id="nobody"
             )
@@ -217,6 +220,10 @@ class Caller:
 
     # --- choices ----------------------------------------------------------------------------
 
+    @property
+    def _last(self) -> list[Body]:
+        return self.earlier[-RECENT:]
+
     def _payer(self) -> str:
         return self.own[self.rng.choice("CCCDD")]
 
@@ -235,7 +242,7 @@ class Caller:
 
     def _original(self, *business_types: str) -> Body | None:
         """A body of ours of these types, booked or not."""
-        found = [body for body in self.last if body["business_type"] in business_types]
+        found = [body for body in self._last if body["business_type"] in business_types]
         return self.rng.choice(found) if found else None
 
 

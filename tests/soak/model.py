@@ -50,7 +50,12 @@ class Account:
 
     def copy(self) -> Account:
         return Account(
-            self.subject, self.credit_limit, self.balance, self.frozen, dict(self.holds), self.version
+            self.subject,
+            self.credit_limit,
+            self.balance,
+            self.frozen,
+            dict(self.holds),
+            self.version,
         )
 
 
@@ -86,7 +91,9 @@ class Model:
     booked: dict[str, Operation] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
     refunded: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
-    gl: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    gl: dict[tuple[str, str], list[int]] = field(
+        default_factory=lambda: defaultdict(lambda: [0, 0])
+    )
     cut: str = ""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -258,7 +265,11 @@ def _lines(operation: Operation, rules: Rules) -> list[tuple[str, str, int]] | N
     got = sum(amount for _, side, amount in lines if side == "credit")
     match kind:
         case "recharge":
-            lines += [("1131.01", "debit", got), ("6001.01", "debit", fee), ("2202.01", "credit", fee)]
+            lines += [
+                ("1131.01", "debit", got),
+                ("6001.01", "debit", fee),
+                ("2202.01", "credit", fee),
+            ]
         case "payment" | "payment_capture":
             lines += [("5001.01", "credit", fee)]
         case "refund":
@@ -275,7 +286,7 @@ def _lines(operation: Operation, rules: Rules) -> list[tuple[str, str, int]] | N
         case "withdrawal_succeeded":
             lines += [("2242.01", "credit", paid - fee), ("5001.02", "credit", fee)]
         case "withdrawal_settled":
-            settled = amounts["settled"]
+            settled = amounts["settled"]["amount"]
             lines += [("2242.01", "debit", settled), ("1002.01.01", "credit", settled)]
         case "voucher_sale" if rules.sells_vouchers:
             lines += [("5001.01", "credit", fee), ("2004.01", "credit", paid - fee - got)]
