@@ -7,20 +7,39 @@ that keeps the raw bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
 from psycopg import Connection
 
-from accounting.decisions import AccountingDecisions, SetAside
-from consumers.messages import Booked, Decided, LogRow, Unreadable, read_row
+from accounting.decisions import AccountingDecisions, DecisionRefused, SetAside
+from consumers.messages import Booked, Decided, LogRow, Unreadable, log_row, read_message, read_row
 from ledger.errors import NotFound
+from projections.positions import LogName, select_lanes, select_log
 
 SELECT_DECISION = "SELECT 1 FROM ledger.stored_events WHERE originator_id = %s LIMIT 1"
-SELECT_STATE = "SELECT state FROM ledger.stored_events WHERE notification_id = %s"
+SELECT_STATE = "SELECT topic, state FROM ledger.stored_events WHERE notification_id = %s"
 LOG_TOPIC = "log"
 READ_TIMEOUT_MS = 15_000
+PLACE = re.compile(r"(?P<topic>[\w.-]+)/(?P<partition>\d+)/(?P<at_offset>\d+): ")
+
+
+class Place(NamedTuple):
+    """Where a message is; on topic `log` the offset is the position."""
+
+    topic: str
+    partition: int
+    at_offset: int
+
+
+class Standing(NamedTuple):
+    """A lane that stands, why, and before which message (None: for another reason)."""
+
+    lane: int
+    place: Place | None
+    stopped: str
 
 
 def is_set_aside(conn: Connection[Any], topic: str, partition: int, at_offset: int) -> bool:
@@ -45,7 +64,7 @@ def set_message_aside(
     decisions: AccountingDecisions,
     raw: bytes,
     *,
-    place: tuple[str, int, int],
+    place: Place,
     reason: str,
     maker: str,
 ) -> int | None:
@@ -54,12 +73,57 @@ def set_message_aside(
     return decisions.set_aside(topic, partition, at_offset, raw, reason=reason, maker=maker)
 
 
-def read_raw_row(conn: Connection[Any], position: int) -> bytes:
-    """Read the bytes of a row of the log; raises NotFound."""
+def select_standing(conn: Connection[Any]) -> list[Standing]:
+    """List the lanes that were stopped, with the messages that they stand before."""
+    return [
+        Standing(lane.lane, place_of(lane.stopped), lane.stopped)
+        for lane in select_lanes(conn)
+        if lane.stopped is not None
+    ]
+
+
+def place_of(stopped: str) -> Place | None:
+    """Read the place out of why a lane stands; None when it is no message's fault."""
+    found = PLACE.match(stopped)
+    if found is None:
+        return None
+    return Place(found["topic"], int(found["partition"]), int(found["at_offset"]))
+
+
+def read_unreadable(conn: Connection[Any], place: Place, *, bootstrap: str) -> bytes:
+    """Read the raw bytes at a place, from the log or the broker.
+
+    Raises NotFound, and DecisionRefused (`readable`) for a message that the consumers can read:
+    what they can read is never passed over.
+    """
+    topic, partition, at_offset = place
+    try:
+        if topic == LOG_TOPIC:
+            row_topic, raw = read_raw_row(conn, at_offset)
+            read_row(log_row(at_offset, row_topic, raw))
+        else:
+            raw = read_raw_message(bootstrap, topic, partition, at_offset)
+            read_own_message(raw, place, select_log(conn))
+    except Unreadable as error:
+        return error.raw
+    raise DecisionRefused("readable", f"{topic}/{partition}/{at_offset} can be read")
+
+
+def read_own_message(raw: bytes, place: Place, log: LogName) -> None:
+    """Read a message as the Kafka bus does; raises Unreadable, also for another log's."""
+    topic, partition, at_offset = place
+    message = read_message(raw, topic=topic, partition=partition, at_offset=at_offset)
+    if (message.log_id, message.incarnation) != (str(log.log_id), log.incarnation):
+        detail = f"of another log: {message.log_id}/{message.incarnation}"
+        raise Unreadable(detail, topic=topic, partition=partition, at_offset=at_offset, raw=raw)
+
+
+def read_raw_row(conn: Connection[Any], position: int) -> tuple[str, bytes]:
+    """Read topic and bytes of a row of the log; raises NotFound."""
     row = conn.execute(SELECT_STATE, (position,)).fetchone()
     if row is None:
         raise NotFound(f"no row at position {position}")
-    return bytes(row[0])
+    return row[0], bytes(row[1])
 
 
 def read_raw_message(bootstrap: str, topic: str, partition: int, at_offset: int) -> bytes:

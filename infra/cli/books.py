@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from consumers.set_aside import place_of
 from infra.cli.console import Json, out, say, show_json, show_pairs, show_table
 from infra.cli.context import api, database, settings_in_use
 from infra.cli.sheets import freshness_words
@@ -131,6 +132,8 @@ def backlog_pairs(backlog: dict[str, Any]) -> list[tuple[str, object]]:
     for lane in facts["lanes"]:
         if lane["stopped"] is not None:
             pairs.append((f"lane {lane['lane']}", f"stopped: {lane['stopped']}"))
+            if place_of(lane["stopped"]) is not None:
+                pairs.append(("to pass over it", f"daybook set-aside {lane['lane']} --reason …"))
     relay = facts["relay"]
     if relay is not None:
         lag = f"{relay['lag_positions']:,} positions, {relay['lag_s']:.1f} s behind"
