@@ -21,6 +21,7 @@ from consumers.set_aside import (
 )
 from infra.cli.console import Json, say, show_json, show_pairs
 from infra.cli.context import database, settings_in_use
+from infra.cli.exit_codes import ExitCode
 from infra.cli.repair_principal import Key, principal_of
 from infra.cli.repair_words import base64_of
 from infra.decision_log import decision_log
