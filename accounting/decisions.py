@@ -22,7 +22,45 @@ from eventsourcing.application import AggregateNotFoundError, Application
 from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import IntegrityError
 
-DECISION_PREFIX = "accounting.decisions:"
+from accounting.decided import (
+    DECISION_PREFIX,
+    Decision,
+    GivenLine,
+    MessageSetAside,
+    OverrideApproved,
+    OverrideProposed,
+    OverrideRejected,
+    RepairRequested,
+    RulesetPublished,
+    RulesetsOpened,
+    decode_decision,
+)
+
+__all__ = [
+    "ALWAYS",
+    "DECISION_BYTES_MAX",
+    "DECISION_PREFIX",
+    "OPERATIONS_PER_ORDER_MAX",
+    "RAW_BYTES_MAX",
+    "AccountingDecisions",
+    "Decision",
+    "DecisionRefused",
+    "GivenLine",
+    "MessageSetAside",
+    "Override",
+    "OverrideApproved",
+    "OverrideProposed",
+    "OverrideRejected",
+    "RepairOrder",
+    "RepairRequested",
+    "RulesetPublished",
+    "Rulesets",
+    "RulesetsOpened",
+    "SetAside",
+    "decode_decision",
+    "in_orders",
+]
+
 OPERATIONS_PER_ORDER_MAX = 1000
 DECISION_BYTES_MAX = 256 * 1024  # Rule (relay): an encoded row that a message can carry
 RAW_BYTES_MAX = 180 * 1024
@@ -225,125 +263,6 @@ class SetAside(Aggregate):
         return uuid5(NAMESPACE_URL, f"daybook:set-aside/{topic}/{partition}/{at_offset}")
 
 
-# --- what the consumers read -------------------------------------------------------------
-
-
-class _Decision(msgspec.Struct, frozen=True, gc=False):
-    """A decision as it arrives; the library's own fields (timestamp …) are not read."""
-
-
-class RulesetsOpened(_Decision, frozen=True, gc=False):
-    """No effect."""
-
-    book_id: str
-
-
-class RulesetPublished(_Decision, frozen=True, gc=False):
-    """Rules for what is booked at higher positions, from a business date on."""
-
-    book_id: str
-    label: str
-    ruleset_hash: str
-    effective_from: str
-    maker: str
-    document: dict[str, Any]
-
-
-class RepairRequested(_Decision, frozen=True, gc=False):
-    """Try these operations again."""
-
-    book_id: str
-    operation_ids: tuple[str, ...]
-    maker: str
-    ruleset_hash: str | None = None
-    note: str = ""
-
-
-class GivenLine(_Decision, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A voucher line given by a person."""
-
-    side: str
-    subject: str
-    currency: str
-    amount_minor: int = msgspec.field(name="amount")
-    account: str | None = None
-    off_balance: bool = False
-
-
-class OverrideProposed(_Decision, frozen=True, gc=False):
-    """No effect before the approval."""
-
-    book_id: str
-    operation_id: str
-    accounting_date: str
-    lines: tuple[GivenLine, ...]
-    maker: str
-    note: str = ""
-
-
-class OverrideRejected(_Decision, frozen=True, gc=False):
-    """No effect: the operation stays as it is."""
-
-    book_id: str
-    operation_id: str
-    checker: str
-    note: str = ""
-
-
-class OverrideApproved(_Decision, frozen=True, gc=False):
-    """These lines are the operation's voucher."""
-
-    book_id: str
-    operation_id: str
-    accounting_date: str
-    lines: tuple[GivenLine, ...]
-    maker: str
-    checker: str
-    note: str = ""
-
-
-class MessageSetAside(_Decision, frozen=True, gc=False):
-    """The message at this place is passed over; its bytes are kept."""
-
-    topic: str
-    partition: int
-    at_offset: int
-    raw: str
-    reason: str
-    maker: str
-
-
-Decision = (
-    RulesetsOpened
-    | RulesetPublished
-    | RepairRequested
-    | OverrideProposed
-    | OverrideApproved
-    | OverrideRejected
-    | MessageSetAside
-)
-_DECODERS: dict[str, msgspec.json.Decoder[Decision]] = {
-    f"{DECISION_PREFIX}{name}": msgspec.json.Decoder(struct)
-    for name, struct in (
-        ("Rulesets.Opened", RulesetsOpened),
-        ("Rulesets.Published", RulesetPublished),
-        ("RepairOrder.Requested", RepairRequested),
-        ("Override.Proposed", OverrideProposed),
-        ("Override.Approved", OverrideApproved),
-        ("Override.Rejected", OverrideRejected),
-        ("SetAside.Recorded", MessageSetAside),
-    )
-}
-
-
-def decode_decision(topic: str, state: bytes | msgspec.Raw) -> Decision:
-    """Decode a decision's state.
-
-    Raises KeyError for a topic nobody declared, msgspec.DecodeError for other bytes.
-    """
-    return _DECODERS[topic].decode(state)
-
-
 # --- writing them ------------------------------------------------------------------------
 
 
@@ -368,7 +287,7 @@ class AccountingDecisions(Application[UUID]):
         if register.last == (ruleset_hash, effective_from):
             return None
         register.publish(book_id, label, ruleset_hash, effective_from, maker, dict(document))
-        return self._saved(register)
+        return self.saved(register)
 
     def request_repair(
         self,
@@ -383,7 +302,7 @@ class AccountingDecisions(Application[UUID]):
         if not 0 < len(operation_ids) <= OPERATIONS_PER_ORDER_MAX:
             msg = f"an order names 1 to {OPERATIONS_PER_ORDER_MAX} operations"
             raise DecisionRefused("order_size", msg)
-        return self._saved(RepairOrder(book_id, list(operation_ids), ruleset_hash, maker, note))
+        return self.saved(RepairOrder(book_id, list(operation_ids), ruleset_hash, maker, note))
 
     def propose_override(
         self,
@@ -398,7 +317,7 @@ class AccountingDecisions(Application[UUID]):
         """Write down an override for somebody else to approve; return its id."""
         given = [msgspec.to_builtins(line) for line in lines]
         override = Override(book_id, operation_id, accounting_date, given, maker, note)
-        self._saved(override)
+        self.saved(override)
         return override.id
 
     def approve_override(
@@ -426,7 +345,7 @@ class AccountingDecisions(Application[UUID]):
                 raise DecisionRefused("unknown_override", str(override_id))
             decide(override)
             with suppress(IntegrityError):
-                return self._saved(override)
+                return self.saved(override)
 
     def set_aside(
         self, topic: str, partition: int, at_offset: int, raw: bytes, *, reason: str, maker: str
@@ -440,16 +359,17 @@ class AccountingDecisions(Application[UUID]):
             reason = f"{reason} (first {RAW_BYTES_MAX} of {len(raw)} bytes, sha256 {digest})"
         text = base64.b64encode(raw[:RAW_BYTES_MAX]).decode()
         try:
-            return self._saved(SetAside(topic, partition, at_offset, text, reason, maker))
+            return self.saved(SetAside(topic, partition, at_offset, text, reason, maker))
         except IntegrityError:
             return None
 
-    def _saved(self, aggregate: Aggregate) -> int:
+    def saved(self, aggregate: Aggregate, **more: Any) -> int:
+        """Save what an aggregate decided; return the last position. `more`: to the recorder."""
         for pending in aggregate.pending_events:
             size = len(self.mapper.to_stored_event(pending).state)
             if size > DECISION_BYTES_MAX:
                 raise DecisionRefused("decision_too_large", f"{size} bytes do not fit a message")
-        recordings = self.save(aggregate)
+        recordings = self.save(aggregate, **more)
         return int(recordings[-1].notification.id)
 
 

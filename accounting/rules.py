@@ -106,6 +106,7 @@ def voucher_for(
     if closed_through is not None and date <= closed_through:
         return Parked(ParkedReason.CLOSED_PERIOD, f"{date} is closed through {closed_through}")
     book_id, source_id = operation.book_id, operation.operation_id
+    business_date = None if date == operation.business_date else operation.business_date
     return tuple(
         Voucher(
             voucher_id_of(book_id, source_id, ordinal),
@@ -117,6 +118,8 @@ def voucher_for(
             plan.rule.rule_id,
             ruleset.hash,
             lines,
+            None,
+            business_date,
         )
         for ordinal, lines in enumerate(bodies, 1)
     )

@@ -33,7 +33,8 @@ class Voucher(msgspec.Struct, frozen=True, gc=False):
     """A voucher with all its lines; `voucher_id` is `<book>/<source>/<ordinal>`.
 
     `source_id` is the operation or the decision that made it; `corrects` names the voucher
-    that a correction takes back.
+    that a correction takes back; `business_date` is the operation's where the voucher is dated
+    into another day.
     """
 
     voucher_id: str
@@ -46,6 +47,7 @@ class Voucher(msgspec.Struct, frozen=True, gc=False):
     ruleset_hash: str
     lines: tuple[VoucherLine, ...]
     corrects: str | None = None
+    business_date: str | None = None
 
 
 def voucher_id_of(book_id: str, source_id: str, ordinal: int) -> str:

@@ -9,16 +9,14 @@ Memory: operations that are or were parked or waiting, and the sums (`projection
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from psycopg import Connection
 
-from accounting.decisions import (
+from accounting.decided import (
     Decision,
-    MessageSetAside,
     OverrideApproved,
     RepairRequested,
     RulesetPublished,
@@ -26,6 +24,7 @@ from accounting.decisions import (
 )
 from accounting.rules import Ruleset
 from accounting.voucher import Voucher
+from consumers.audit_decisions import decision_row
 from consumers.messages import OPERATION_TOPIC, Booked, decode_operation
 from consumers.posting import (
     REFUSED_BY_DATABASE,
@@ -40,13 +39,15 @@ from consumers.resolution import (
     OVERRIDE_REFUSED,
     chart_below,
     overriding_voucher,
+    refused_date,
     refused_override,
 )
 from ledger.audit_fold import AuditedEvent, Foreign
 from ledger.audit_verdict import differ
-from ledger.events import OperationBooked
+from ledger.events import BookOpened, DayOpened, OperationBooked
 from projections import audit as standing
 from projections import audit_sums, audit_tables
+from projections.audit_numbers import NUMBERS_CHECK, check_numbers
 from projections.audit_sums import Sums
 from projections.audit_tables import (
     DECISION_TABLES,
@@ -61,6 +62,7 @@ from projections.audit_tables import (
 )
 from projections.orders import order_numbers
 from projections.outcomes import FINAL, WAITING, OperationName, Outcome, read_amounts
+from projections.periods import remember
 from projections.repair_orders import GivenVoucher
 from projections.rulesets import PublishedRulesets
 
@@ -70,13 +72,19 @@ POSITIONS_PER_READ = 20_000
 SELECT_PUBLISHED = """
     SELECT notification_id, topic, state FROM ledger.stored_events
     WHERE notification_id > %s AND notification_id <= %s
-      AND (topic = 'ledger.recorded:OperationBooked' OR NOT starts_with(topic, 'ledger.recorded:'))
+      AND (topic IN ('ledger.recorded:OperationBooked', 'ledger.recorded:BookOpened',
+                     'ledger.recorded:DayOpened')
+           OR NOT starts_with(topic, 'ledger.recorded:'))
     ORDER BY notification_id
 """
+DECIDED_KINDS = frozenset({Foreign, BookOpened, DayOpened})
 FIRST, LAST = -(2**63), 2**63 - 1
 DECISIONS_CHECK = "accounting decisions"
 USE_BOOKS = "SET LOCAL search_path = projections, ledger"
-SELECT_PERFORMED = "SELECT position FROM repair_orders WHERE performed"
+SELECT_PERFORMED = """
+    SELECT position FROM repair_orders WHERE performed
+    UNION ALL SELECT position FROM day_cuts WHERE performed
+"""
 SELECT_REFUSED = """
     SELECT position, detail FROM outcomes WHERE reason = 'refused_by_database'
 """
@@ -119,6 +127,7 @@ class Books:
         audit_sums.GL_CHECK,
         audit_sums.DAYS_CHECK,
         audit_sums.LANES_CHECK,
+        NUMBERS_CHECK,
         standing.IDENTITY_CHECK,
         standing.CONTROLLED_CHECK,
     )
@@ -168,7 +177,7 @@ class Books:
             kind = type(event)
             if kind is OperationBooked:
                 self._post(Booked(position, event))  # type: ignore[arg-type]
-            elif kind is Foreign:
+            elif kind in DECIDED_KINDS:
                 self._decide(position, event)  # type: ignore[arg-type]
         self._last_id = through
         full = self._operations >= OPERATIONS_PER_COMPARE
@@ -184,6 +193,7 @@ class Books:
         standing.check_no_stray_status(conn, self._told)
         sums.compare(conn)
         standing.check_identity(conn, sums.totals, unposted.unseen)
+        check_numbers(conn)
         standing.check_controlled(conn, self._latest, sums.gl, unposted.by_subject)
 
     # --- operations -----------------------------------------------------------------------
@@ -216,6 +226,8 @@ class Books:
             if name in self._open or name in self._unseen or position in self._asleep:
                 return settle_waiting(tried, original_id)
             at = max(position, self._changed_at.get(name, 0))
+            if at > position:
+                tried = attempt(self._rulesets, booked, at=at)
         settled = settle(tried, at)
         was_refused = position in self._refused or position in self._ordered
         if was_refused and settled.outcome.status in FINAL:
@@ -259,14 +271,24 @@ class Books:
 
     # --- decisions ------------------------------------------------------------------------
 
-    def _decide(self, position: int, row: Foreign) -> None:
+    def _decide(self, position: int, row: Foreign | BookOpened | DayOpened) -> None:
         """Repeat a decision: rulesets are remembered, orders performed if they have been."""
+        if isinstance(row, BookOpened | DayOpened):
+            self._meet(position, row)
+            return
         try:
             decision = decode_decision(row.topic, row.state)
         except (KeyError, msgspec.MsgspecError) as error:
             key = {"notification_id": position}
             differ(DECISIONS_CHECK, "ledger.stored_events", key, "state", row.topic, str(error))
-        self._expect_decision(position, decision)
+        self._meet(position, decision)
+
+    def _meet(self, position: int, decision: Decision) -> None:
+        kept = decision_row(position, decision, performed=position in self._performed)
+        if kept is not None:
+            table, row = kept
+            self._expected[table][(position,)] = row
+        remember(self._rulesets.calendar, position, decision)
         if isinstance(decision, RulesetPublished):
             self._rulesets.add_published(position, decision)
             self._latest[decision.book_id] = Ruleset.from_document(decision.document)
@@ -304,7 +326,7 @@ class Books:
                 if waiter.status != WAITING or original not in frontier or asleep:
                     continue
                 at = max(waiter.position, frontier[original])
-                self._change(entry, settle(attempt(self._rulesets, entry.booked), at))
+                self._change(entry, settle(attempt(self._rulesets, entry.booked, at=at), at))
                 after = entry.settled.outcome
                 if after.status in FINAL:
                     following[after.name] = after.attempt_position
@@ -316,46 +338,6 @@ class Books:
         if outcome.status in FINAL:
             del self._open[outcome.name]
             self._changed_at[outcome.name] = outcome.attempt_position
-
-    def _expect_decision(self, position: int, decision: Decision) -> None:
-        match decision:
-            case RulesetPublished():
-                document = msgspec.json.encode(decision.document, order="deterministic").decode()
-                self._expected["rulesets"][(position,)] = (
-                    position,
-                    decision.book_id,
-                    decision.ruleset_hash,
-                    decision.label,
-                    decision.effective_from,
-                    decision.maker,
-                    document,
-                )
-            case RepairRequested():
-                ids = list(decision.operation_ids)
-                wish = (ids, decision.ruleset_hash, decision.maker, None, decision.note, None)
-                self._expect_order(position, "retry", decision.book_id, wish)
-            case OverrideApproved():
-                given = GivenVoucher(decision.accounting_date, decision.lines)
-                text = msgspec.json.encode(given).decode()
-                people = (decision.maker, decision.checker, decision.note)
-                said = ([decision.operation_id], None, *people, text)
-                self._expect_order(position, "override", decision.book_id, said)
-            case MessageSetAside():
-                self._expected["set_asides"][(position,)] = (
-                    position,
-                    decision.topic,
-                    decision.partition,
-                    decision.at_offset,
-                    base64.b64decode(decision.raw),
-                    decision.reason,
-                    decision.maker,
-                )
-            case _:
-                pass  # RulesetsOpened and OverrideProposed leave no row
-
-    def _expect_order(self, position: int, kind: str, book_id: str, said: tuple[Any, ...]) -> None:
-        row = (position, kind, book_id, *said, position in self._performed)
-        self._expected["repair_orders"][(position,)] = row
 
     # --- comparing ------------------------------------------------------------------------
 
@@ -415,7 +397,9 @@ def _settled_by(
         return settle(tried, position)
     given = GivenVoucher(order.accounting_date, order.lines)
     chart = chart_below(rulesets, booked.operation, position)
-    refusal = refused_override(given, booked.operation, chart)
+    refusal = refused_override(given, booked.operation, chart) or refused_date(
+        rulesets, given, booked.operation, position
+    )
     if refusal is not None:
         return settle(Attempt(booked, None, Refused(OVERRIDE_REFUSED, refusal)), position)
     voucher = overriding_voucher(order.book_id, position, given, booked.operation)
@@ -453,6 +437,7 @@ def _expect_voucher(expected: Expected, position: int, voucher: Voucher) -> None
         voucher.rule_id,
         voucher.ruleset_hash,
         voucher.corrects,
+        voucher.business_date,
     )
     lines = expected["voucher_lines"]
     for line in voucher.lines:

@@ -19,7 +19,9 @@ from projections.positions import select_head
 SELECT_PUBLISHED = """
     SELECT notification_id, topic, state FROM ledger.stored_events
     WHERE notification_id > %s AND notification_id <= %s
-      AND (topic = 'ledger.recorded:OperationBooked' OR starts_with(topic, 'accounting.decisions:'))
+      AND (topic IN ('ledger.recorded:OperationBooked', 'ledger.recorded:BookOpened',
+                     'ledger.recorded:DayOpened')
+           OR starts_with(topic, 'accounting.'))
     ORDER BY notification_id
 """
 COUNT_ROWS = """

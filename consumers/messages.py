@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import field
 
-from accounting.decisions import DECISION_PREFIX, Decision, decode_decision
+from accounting.decided import DAY_TOPICS, DECISION_PREFIX, Decision, decode_decision
 from ledger.codec import TOPIC_PREFIX
 from ledger.events import OperationBooked
 
@@ -56,7 +56,7 @@ class Booked(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decided(msgspec.Struct, frozen=True, gc=False):
-    """An accounting decision as the consumers handle it."""
+    """An accounting decision, or the opening of a day, as the consumers handle it."""
 
     position: int
     decision: Decision
@@ -121,8 +121,8 @@ def partition_of(key: str, partitions: int) -> int:
 
 
 def is_decision(topic: str) -> bool:
-    """Tell whether a row goes to every partition."""
-    return topic.startswith(DECISION_PREFIX)
+    """Tell whether a row goes to every partition: a decision, or which day is open."""
+    return topic.startswith(DECISION_PREFIX) or topic in DAY_TOPICS
 
 
 def lane_of(row: LogRow, lanes: int) -> int | None:

@@ -26,7 +26,12 @@ from accounting.decisions import (
 )
 from accounting.voucher import Voucher
 from consumers.repair import explain, wait_until_performed
-from consumers.resolution import chart_below, overriding_voucher, refused_override
+from consumers.resolution import (
+    chart_below,
+    overriding_voucher,
+    refused_date,
+    refused_override,
+)
 from ledger.errors import NotFound
 from projections.pages import Page, checked_limit, page_of, read_cursor
 from projections.positions import select_head
@@ -100,11 +105,16 @@ def propose_override(
     lines cannot stand.
     """
     explained = explain(conn, book_id, operation_id)
-    given = GivenVoucher(accounting_date or explained.parked.business_date, tuple(lines))
     rulesets = PublishedRulesets()
     load_rulesets(conn, rulesets)
-    chart = chart_below(rulesets, explained.operation, select_head(conn) + 1)
-    refusal = refused_override(given, explained.operation, chart)
+    below, business_date = select_head(conn) + 1, explained.parked.business_date
+    dating = rulesets.calendar.dating(book_id, business_date, below=below)
+    date = accounting_date or dating.accounting_date or business_date
+    given = GivenVoucher(date, tuple(lines))
+    chart = chart_below(rulesets, explained.operation, below)
+    refusal = refused_override(given, explained.operation, chart) or refused_date(
+        rulesets, given, explained.operation, below
+    )
     if refusal is not None:
         raise DecisionRefused("override_refused", refusal)
     override_id = decisions.propose_override(

@@ -67,11 +67,13 @@ def attempt(
     *,
     below: int | None = None,
     ruleset_hash: str | None = None,
+    at: int | None = None,
 ) -> Attempt:
     """Make an operation's vouchers, or say why there are none.
 
     `below` is the position of the repair order that asked (default: the operation's own);
-    `ruleset_hash` names a version instead of the one that the business date chooses.
+    `ruleset_hash` names a version instead of the one that the business date chooses; `at` is
+    where it is decided (default: `below`): cuts and closes below it date the vouchers.
     """
     operation = booked.operation
     limit = booked.position if below is None else below
@@ -84,14 +86,25 @@ def attempt(
     if chosen is None:
         detail = f"no ruleset is published for {operation.business_date}"
         return Attempt(booked, None, Parked(ParkedReason.NO_RULE, detail))
-    return Attempt(booked, chosen.position, voucher_for(operation, chosen.ruleset))
+    dating = rulesets.calendar.dating(
+        operation.book_id, operation.business_date, below=limit if at is None else at
+    )
+    result = voucher_for(
+        operation,
+        chosen.ruleset,
+        accounting_date=dating.accounting_date,
+        closed_through=dating.closed_through,
+    )
+    return Attempt(booked, chosen.position, result)
 
 
 def settle(tried: Attempt, at: int) -> Settled:
     """Turn an attempt into the outcome decided at position `at`."""
     result = tried.result
     if isinstance(result, tuple):
-        outcome = _outcome(tried, at, VOUCHERED, rule_id=result[0].rule_id)
+        outcome = _outcome(
+            tried, at, VOUCHERED, rule_id=result[0].rule_id, detail=_dated(tried, result[0])
+        )
         return Settled(outcome, result, tried.booked.position)
     if isinstance(result, NonPosting):
         return _bare(_outcome(tried, at, NON_POSTING, rule_id=result.rule_id))
@@ -143,6 +156,15 @@ def final_names(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], int]:
     return {
         outcome.name: outcome.attempt_position for outcome in outcomes if outcome.status in FINAL
     }
+
+
+def _dated(tried: Attempt, voucher: Voucher) -> str | None:
+    """Say that vouchers are dated into another day than their operation's business date."""
+    if voucher.business_date is None:
+        return None
+    if voucher.source_id != tried.booked.operation.operation_id:
+        return f"dated {voucher.accounting_date} by the override"
+    return f"dated into the open day {voucher.accounting_date}: {voucher.business_date} is cut"
 
 
 def _bare(outcome: Outcome) -> Settled:

@@ -40,6 +40,7 @@ from projections.outcomes import (
     lock_waiters_in_tx,
     select_missed,
 )
+from projections.periods import lock_due_cut_in_tx, perform_cut_in_tx
 from projections.positions import select_visible
 from projections.repair_orders import (
     GivenVoucher,
@@ -73,7 +74,7 @@ def wake_in_tx(
             assert waiter.waits_for is not None
             at = max(waiter.position, frontier[waiter.book_id, waiter.waits_for])
             booked = Booked(waiter.position, operations[waiter.position])
-            changes.append((waiter, settle(attempt(rulesets, booked), at)))
+            changes.append((waiter, settle(attempt(rulesets, booked, at=at), at)))
         now = change_in_tx(conn, changes, lane)
         changed += now
         frontier = final_names(now)
@@ -90,13 +91,20 @@ def sweep_waiters_in_tx(
 def perform_order_in_tx(
     conn: Connection[Any], rulesets: PublishedRulesets, lane: int
 ) -> list[Outcome] | None:
-    """Perform the first due repair order; None when none is due.
+    """Perform the first due repair order or day cut; None when none is due.
 
     Every lane has passed the order, so each operation it names has its outcome. A retry that
     names a waiting operation tries it only if its original became final by the same order; an
     override needs no original: its lines are given.
     """
-    order = lock_due_order_in_tx(conn, select_visible(conn))
+    visible = select_visible(conn)
+    cut = lock_due_cut_in_tx(conn, visible)
+    if cut is not None:
+        load_rulesets(conn, rulesets)
+        changed = sweep_waiters_in_tx(conn, rulesets, lane)
+        perform_cut_in_tx(conn, cut)
+        return changed
+    order = lock_due_order_in_tx(conn, visible)
     if order is None:
         return None
     load_rulesets(conn, rulesets)
@@ -128,7 +136,9 @@ def _settled_by(order: RepairOrderRow, rulesets: PublishedRulesets, booked: Book
         return settle(tried, order.position)
     given = msgspec.json.decode(order.given or "", type=GivenVoucher)
     chart = chart_below(rulesets, booked.operation, order.position)
-    refusal = refused_override(given, booked.operation, chart)
+    refusal = refused_override(given, booked.operation, chart) or refused_date(
+        rulesets, given, booked.operation, order.position
+    )
     if refusal is not None:
         return settle(Attempt(booked, None, Refused(OVERRIDE_REFUSED, refusal)), order.position)
     voucher = overriding_voucher(order.book_id, order.position, given, booked.operation)
@@ -163,7 +173,16 @@ def overriding_voucher(
         OVERRIDE_RULE,
         "",
         lines,
+        None,
+        None if given.accounting_date == operation.business_date else operation.business_date,
     )
+
+
+def refused_date(
+    rulesets: PublishedRulesets, given: GivenVoucher, operation: OperationBooked, position: int
+) -> str | None:
+    """Say that an override's date is cut or closed at a position; None when it may stand."""
+    return rulesets.calendar.refusal(operation.book_id, given.accounting_date, below=position)
 
 
 def chart_below(

@@ -15,9 +15,14 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
-from accounting.decisions import (
+from accounting.decided import (
+    DayCut,
     MessageSetAside,
     OverrideApproved,
+    PeriodChangeProposed,
+    PeriodChangeRejected,
+    PeriodClosed,
+    PeriodReopened,
     RepairRequested,
     RulesetPublished,
 )
@@ -34,6 +39,7 @@ from consumers.posting import (
 )
 from consumers.resolution import wake_in_tx
 from consumers.sums import Sums
+from ledger.events import BookOpened, DayOpened
 from projections.journal import insert_vouchers_in_tx
 from projections.orders import insert_orders_in_tx
 from projections.outcomes import (
@@ -45,6 +51,7 @@ from projections.outcomes import (
     select_standings,
 )
 from projections.parked import insert_issues_in_tx
+from projections.periods import insert_period_decision_in_tx, remember
 from projections.repair_orders import (
     insert_override_in_tx,
     insert_repair_in_tx,
@@ -65,7 +72,7 @@ def prepare(
     messages: Sequence[Booked | Decided],
     refusals: dict[int, str] | None = None,
 ) -> Batch:
-    """Remember published rulesets and try every operation: pure, no SQL.
+    """Remember rulesets, cuts and closes and try every operation: pure, no SQL.
 
     `refusals` are positions that the database refused, with its words: they are parked.
     """
@@ -73,6 +80,8 @@ def prepare(
     for each in decided:
         if isinstance(each.decision, RulesetPublished):
             rulesets.add_published(each.position, each.decision)
+        else:
+            remember(rulesets.calendar, each.position, each.decision)
     attempts = [attempt(rulesets, booked) for booked in messages if isinstance(booked, Booked)]
     if refusals:
         attempts = [_refused(tried, refusals) for tried in attempts]
@@ -87,7 +96,7 @@ def handle_in_tx(
     The caller holds the lane's row and moves its position in the same transaction.
     """
     keep_decisions_in_tx(conn, batch.decided)
-    settled = _settle_in_tx(conn, batch.attempts)
+    settled = _settle_in_tx(conn, rulesets, batch.attempts)
     claimed = claim_in_tx(conn, [each.outcome for each in settled])
     fresh = [each for each in settled if each.outcome.position in claimed]
     if not fresh:
@@ -125,12 +134,24 @@ def keep_decisions_in_tx(conn: Connection[Any], decided: Sequence[Decided]) -> N
                 insert_override_in_tx(conn, each.position, override)
             case MessageSetAside() as message:
                 insert_set_aside_in_tx(conn, each.position, message)
+            case (
+                BookOpened()
+                | DayOpened()
+                | DayCut()
+                | PeriodChangeProposed()
+                | PeriodChangeRejected()
+                | PeriodClosed()
+                | PeriodReopened()
+            ) as of_periods:
+                insert_period_decision_in_tx(conn, each.position, of_periods)
             case _:
-                pass  # RulesetsOpened and OverrideProposed have no effect by themselves
+                pass  # a register opened, an override proposed or rejected: no effect
     insert_rulesets_in_tx(conn, published)
 
 
-def _settle_in_tx(conn: Connection[Any], attempts: Sequence[Attempt]) -> list[Settled]:
+def _settle_in_tx(
+    conn: Connection[Any], rulesets: PublishedRulesets, attempts: Sequence[Attempt]
+) -> list[Settled]:
     """Give each attempt its outcome; one behind an original that is not final waits."""
     named = {
         (tried.booked.operation.book_id, tried.booked.operation.original_operation_id)
@@ -144,14 +165,16 @@ def _settle_in_tx(conn: Connection[Any], attempts: Sequence[Attempt]) -> list[Se
     )
     settled: list[Settled] = []
     for tried in attempts:
-        each = settle_behind(tried, standings)
+        each = settle_behind(tried, standings, rulesets)
         settled.append(each)
         outcome = each.outcome
         standings.setdefault(outcome.name, Standing(outcome.status, outcome.attempt_position))
     return settled
 
 
-def settle_behind(tried: Attempt, standings: Mapping[OperationName, Standing]) -> Settled:
+def settle_behind(
+    tried: Attempt, standings: Mapping[OperationName, Standing], rulesets: PublishedRulesets
+) -> Settled:
     """Settle an attempt as its original stands; without one, by itself."""
     position, operation = tried.booked.position, tried.booked.operation
     original_id = operation.original_operation_id
@@ -160,7 +183,10 @@ def settle_behind(tried: Attempt, standings: Mapping[OperationName, Standing]) -
     original = standings.get((operation.book_id, original_id))
     if original is None or original.status not in FINAL:
         return settle_waiting(tried, original_id)
-    return settle(tried, max(position, original.attempt_position))
+    at = max(position, original.attempt_position)
+    if at > position and not isinstance(tried.result, Refused):  # it comes late: dated so
+        tried = attempt(rulesets, tried.booked, at=at)
+    return settle(tried, at)
 
 
 def _refused(tried: Attempt, refusals: dict[int, str]) -> Attempt:

@@ -8,7 +8,7 @@ append through `ledger/log.py`; nothing else writes the log.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -58,9 +58,16 @@ class DaybookRecorder(PostgresApplicationRecorder):
         )
 
     def insert_events(
-        self, stored_events: Sequence[StoredEvent], **_kwargs: Any
+        self,
+        stored_events: Sequence[StoredEvent],
+        *,
+        guard_in_tx: Callable[[Any], None] = lambda _cursor: None,
+        **_kwargs: Any,
     ) -> Sequence[int] | None:
-        """Append in one transaction; return the positions. Never retried."""
+        """Append in one transaction; return the positions. Never retried.
+
+        `guard_in_tx` looks at the log under its lock and raises what speaks against it.
+        """
         if not stored_events:
             return None
         rows = [_row_of(event) for event in stored_events]
@@ -70,6 +77,7 @@ class DaybookRecorder(PostgresApplicationRecorder):
             conn.cursor(row_factory=tuple_row) as cursor,
         ):
             end = self.log.lock_log_in_tx(cursor, NO_BOOK)
+            guard_in_tx(cursor)
             seal = self.log.append_in_tx(
                 cursor,
                 rows,

@@ -62,6 +62,18 @@ REPAIR_ORDERS = _table(
     "position kind book_id operation_ids ruleset_hash maker checker note given performed",
 )
 SET_ASIDES = _table("set_asides", 1, "position topic partition at_offset raw reason maker")
+BUSINESS_DAYS = _table("business_days", 1, "position book_id open_date::text")
+DAY_CUTS = _table(
+    "day_cuts",
+    1,
+    "position book_id cut_date::text open_date::text parked operations operation_ids maker note "
+    "performed",
+)
+PERIOD_CHANGES = _table(
+    "period_changes",
+    1,
+    "position book_id change_id step period_date::text maker checker note",
+)
 OUTCOMES = _table(
     "outcomes",
     2,
@@ -72,7 +84,7 @@ VOUCHERS = _table(
     "vouchers",
     2,
     "position ordinal book_id source_id accounting_date::text business_type rule_id "
-    "ruleset_hash corrects",
+    "ruleset_hash corrects business_date::text",
 )
 VOUCHER_LINES = _table(
     "voucher_lines",
@@ -86,7 +98,14 @@ ISSUES = _table(
     "book_id operation_id issue_no code leg_no account intended_account currency amount_minor "
     "reason business_date::text position",
 )
-DECISION_TABLES = (RULESETS, REPAIR_ORDERS, SET_ASIDES)
+DECISION_TABLES = (
+    RULESETS,
+    REPAIR_ORDERS,
+    SET_ASIDES,
+    BUSINESS_DAYS,
+    DAY_CUTS,
+    PERIOD_CHANGES,
+)
 TABLES = (*DECISION_TABLES, OUTCOMES, VOUCHERS, VOUCHER_LINES, OPERATION_ORDERS, ISSUES)
 DERIVED_TABLES = (OUTCOMES, VOUCHERS, VOUCHER_LINES)
 _decode_amounts = msgspec.json.Decoder(dict[str, int]).decode

@@ -3,6 +3,7 @@
 Invariant: the lines of a voucher enter in one statement and balance per currency (the
 database refuses them otherwise). Order of the list: accounting date, position, ordinal.
 """
+# ruff: noqa: S608 - the statements are made of this file's constants only
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from projections.pages import Page, checked_limit, page_of, read_cursor
 
 COPY_VOUCHERS = """
     COPY vouchers (position, ordinal, book_id, source_id, accounting_date, business_type,
-                   rule_id, ruleset_hash, corrects)
+                   rule_id, ruleset_hash, corrects, business_date)
     FROM STDIN
 """
 COPY_LINES = """
@@ -28,10 +29,18 @@ COPY_LINES = """
     FROM STDIN (FORMAT BINARY)
 """
 LINE_TYPES = ("int8", "int4", "int4", "text", "text", "text", "int8", "text", "bool")
-SELECT_VOUCHERS = """
-    SELECT position, ordinal, book_id, source_id, accounting_date::text, business_type, rule_id,
-           ruleset_hash, corrects
-    FROM vouchers
+# A voucher as it is read; its number, once its day is cut, is looked up by its place.
+COLUMNS = """
+    v.position, v.ordinal, v.book_id, v.source_id, v.accounting_date::text, v.business_type,
+    v.rule_id, v.ruleset_hash, v.corrects,
+    coalesce(v.business_date, v.accounting_date)::text,
+    v.business_date IS NOT NULL AND v.ruleset_hash <> '',
+    (SELECT n.number FROM voucher_numbers n
+     WHERE n.position = v.position AND n.ordinal = v.ordinal)
+"""
+SELECT_VOUCHERS = f"""
+    SELECT {COLUMNS}
+    FROM vouchers v
     WHERE book_id = %(book)s
       AND (%(from)s::date IS NULL OR accounting_date >= %(from)s)
       AND (%(to)s::date IS NULL OR accounting_date <= %(to)s)
@@ -45,19 +54,17 @@ SELECT_LINES = """
     SELECT position, ordinal, line_no, side, subject, currency, amount_minor, account, off_balance
     FROM voucher_lines WHERE position = ANY(%s) ORDER BY position, ordinal, line_no
 """
-SELECT_OF_OPERATION = """
-    SELECT v.position, v.ordinal, v.book_id, v.source_id, v.accounting_date::text, v.business_type,
-           v.rule_id, v.ruleset_hash, v.corrects
+SELECT_OF_OPERATION = f"""
+    SELECT {COLUMNS}
     FROM outcomes o JOIN vouchers v ON v.position IN (o.position, o.attempt_position)
     WHERE o.book_id = %s AND o.operation_id = %s
       AND v.book_id = o.book_id
       AND (v.source_id = o.operation_id OR v.source_id = 'decision:' || o.attempt_position)
     ORDER BY v.position, v.ordinal
 """
-SELECT_OF_POSITION = """
-    SELECT position, ordinal, book_id, source_id, accounting_date::text, business_type, rule_id,
-           ruleset_hash, corrects
-    FROM vouchers WHERE position = %s AND book_id = %s ORDER BY ordinal
+SELECT_OF_POSITION = f"""
+    SELECT {COLUMNS}
+    FROM vouchers v WHERE position = %s AND book_id = %s ORDER BY ordinal
 """
 
 
@@ -74,7 +81,10 @@ class JournalLine(msgspec.Struct, frozen=True):
 
 
 class JournalVoucher(msgspec.Struct, frozen=True):
-    """A voucher as it is read, with its lines and where it is in the log."""
+    """A voucher as it is read, with its lines and where it is in the log.
+
+    `number` is the consecutive legal one of the book's year, given when the day is cut.
+    """
 
     voucher_id: str
     position: int
@@ -86,6 +96,9 @@ class JournalVoucher(msgspec.Struct, frozen=True):
     rule_id: str
     ruleset_hash: str
     corrects: str | None
+    business_date: str
+    dated_into_open_day: bool
+    number: int | None
     lines: tuple[JournalLine, ...]
 
 
@@ -113,6 +126,7 @@ def insert_vouchers_in_tx(conn: Connection[Any], vouchers: Iterable[tuple[int, V
                         v.rule_id,
                         v.ruleset_hash,
                         v.corrects,
+                        v.business_date,
                     )
                 )
         with cursor.copy(COPY_LINES) as copy:

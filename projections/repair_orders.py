@@ -45,6 +45,8 @@ SELECT_ORDER = """
 EXISTS_DUE = """
     SELECT EXISTS (SELECT 1 FROM repair_orders WHERE NOT performed
                    AND position <= (SELECT min(position) FROM positions))
+        OR EXISTS (SELECT 1 FROM day_cuts WHERE NOT performed
+                   AND position <= (SELECT min(position) FROM positions))
 """
 MARK_PERFORMED = "UPDATE repair_orders SET performed = true WHERE position = %s"
 SELECT_PERFORMED = """
@@ -97,7 +99,7 @@ def insert_set_aside_in_tx(conn: Connection[Any], position: int, message: Messag
 
 
 def exists_due(conn: Connection[Any]) -> bool:
-    """Tell whether an order waits that every lane has passed."""
+    """Tell whether an order, or a day cut, waits that every lane has passed."""
     row = conn.execute(EXISTS_DUE).fetchone()
     return bool(row and row[0])
 

@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
+from accounting.dating import Calendar
 from accounting.decisions import RulesetPublished
 from accounting.rules import Ruleset
 from ledger.errors import NotFound
+from projections.periods import load_calendar
 from projections.tables import json_rows
 
 INSERT = """
@@ -69,10 +71,12 @@ class Chosen(msgspec.Struct, frozen=True, gc=False):
 class PublishedRulesets:
     """Every ruleset met so far, compiled. A cache of facts of the log: never wrong, but behind
     when another process has met one first: `load_rulesets` catches up. Whatever lane an
-    operation came by, the rulesets below it were in the table before its outcome.
+    operation came by, the rulesets below it were in the table before its outcome. With them
+    goes the `calendar` of opened days, cuts and closes, which is met in the same way.
     """
 
     def __init__(self) -> None:
+        self.calendar = Calendar()
         self._of_book: dict[str, list[tuple[str, int, Ruleset]]] = {}
         self._positions: set[int] = set()
 
@@ -131,7 +135,8 @@ def insert_rulesets_in_tx(
 
 
 def load_rulesets(conn: Connection[Any], into: PublishedRulesets) -> None:
-    """Read every publication that any lane has met and `into` has not."""
+    """Read every publication, and every fact of the calendar, that `into` has not met."""
+    load_calendar(conn, into.calendar)
     for position, book_id, _hash, _label, effective_from, _maker, document in conn.execute(
         SELECT_ALL, (into.positions(),)
     ):

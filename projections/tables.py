@@ -42,6 +42,25 @@ COMPARED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("position",),
         ("topic", "partition", "at_offset", "raw", "reason", "maker"),
     ),
+    "business_days": (("position",), ("book_id", "open_date")),
+    "day_cuts": (
+        ("position",),
+        (
+            "book_id",
+            "cut_date",
+            "open_date",
+            "parked",
+            "operations",
+            "operation_ids",
+            "maker",
+            "note",
+            "performed",
+        ),
+    ),
+    "period_changes": (
+        ("position",),
+        ("book_id", "change_id", "step", "period_date", "maker", "checker", "note"),
+    ),
     "outcomes": (
         ("book_id", "operation_id"),
         (
@@ -70,8 +89,10 @@ COMPARED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "rule_id",
             "ruleset_hash",
             "corrects",
+            "business_date",
         ),
     ),
+    "voucher_numbers": (("book_id", "year", "number"), ("position", "ordinal")),
     "voucher_lines": (
         ("position", "ordinal", "line_no"),
         ("side", "subject", "currency", "amount_minor", "account", "off_balance"),
