@@ -84,16 +84,21 @@ NUMBER_VOUCHERS = """
            position, ordinal
     FROM fresh JOIN years USING (year)
 """
-SELECT_CUTS = """
+_CUT = """
     SELECT c.position, c.book_id, c.cut_date::text, c.open_date::text, c.parked, c.operations,
            c.operation_ids, c.maker, c.note, c.performed, s.booked_at
     FROM day_cuts c
     LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= c.position
                        ORDER BY first_id DESC LIMIT 1) s ON true
+"""
+SELECT_CUTS = f"""{_CUT}
     WHERE c.book_id = %(book)s AND (%(after)s::bigint IS NULL OR c.position < %(after)s)
     ORDER BY c.position DESC LIMIT %(limit)s
 """
-SELECT_CHANGES = """
+SELECT_CUT_OF = f"""{_CUT}
+    WHERE c.book_id = %s AND c.cut_date >= %s::date ORDER BY c.position LIMIT 1
+"""
+_CHANGE = """
     SELECT p.position, p.change_id, p.step, p.period_date::text, p.maker, p.checker, p.note,
            s.booked_at,
            p.step LIKE '%%proposed' AND NOT EXISTS (
@@ -102,8 +107,13 @@ SELECT_CHANGES = """
     FROM period_changes p
     LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= p.position
                        ORDER BY first_id DESC LIMIT 1) s ON true
+"""
+SELECT_CHANGES = f"""{_CHANGE}
     WHERE p.book_id = %(book)s AND (%(after)s::bigint IS NULL OR p.position < %(after)s)
     ORDER BY p.position DESC LIMIT %(limit)s
+"""
+SELECT_CHANGE = f"""{_CHANGE}
+    WHERE p.book_id = %s AND p.change_id = %s ORDER BY p.position DESC LIMIT 1
 """
 SELECT_CLOSING_POSITION = """
     SELECT min(position) FROM business_days WHERE book_id = %s AND open_date > %s::date
@@ -291,6 +301,18 @@ def select_cuts(
     values = {"book": book_id, "after": after[0], "limit": checked_limit(limit) + 1}
     found = [_cut(row) for row in conn.execute(SELECT_CUTS, values)]
     return page_of(found, limit, lambda cut: (cut.position,))
+
+
+def select_cut_of(conn: Connection[Any], book_id: str, date: str) -> CutRow | None:
+    """Read the first cut that covers a date."""
+    row = conn.execute(SELECT_CUT_OF, (book_id, date)).fetchone()
+    return None if row is None else _cut(row)
+
+
+def select_change(conn: Connection[Any], book_id: str, change_id: str) -> PeriodChange | None:
+    """Read the last step of a change."""
+    row = conn.execute(SELECT_CHANGE, (book_id, change_id)).fetchone()
+    return None if row is None else PeriodChange(*row)
 
 
 def select_periods(

@@ -1,7 +1,8 @@
 """A small payment day that leaves a row in every audited table, made by the real parts.
 
 Operations are vouchered at once, parked and repaired, overridden, still parked, waiting,
-woken and declared non-posting; accounts carry holds, freezes and limits; a day was opened;
+woken and declared non-posting; the first day was cut, and one repaired after it; a period
+was closed and reopened; accounts carry holds, freezes and limits; a day was opened;
 an inflow went to suspense; a message was set aside.
 """
 
@@ -12,12 +13,16 @@ from collections.abc import Callable
 
 import psycopg
 
+from accounting.decided import DayCut
 from accounting.decisions import GivenLine
+from accounting.periods import approve_change, cut_day, propose_change, reject_change
 from accounting.ruleset import Ruleset
 from accounting.ruleset_files import shipped_ruleset
 from infra.decision_log import decision_log
 from ledger import operation as op
 from ledger.events import OrderNumbers
+from projections.periods import select_open_at
+from projections.tables import connect_to
 from tests.consumers.caught_up import consume_log
 from tests.ledger import builders as b
 from tests.ledger.booking import Ledger, running_ledger
@@ -39,6 +44,10 @@ def tell(database_url: str, consume: Callable[[str], None] = consume_log) -> Non
         consume(database_url)
         ledger.open_day(LATER_DAY)
         second_day(ledger)
+        consume(database_url)
+        cut(database_url)
+        consume(database_url)
+        after_the_cut(database_url)
         consume(database_url)
 
 
@@ -129,7 +138,10 @@ def first_day(ledger: Ledger) -> None:
             original_operation_id="g1",
         ),
     )
-    ledger.post(b.post("payment_capture", b.capture("C-1", 1_000, "h1"), b.credit("M-1", 1_000)))
+    ledger.post(
+        b.post("payment", b.debit("C-1", 33), b.credit("M-1", 33), operation_id="late"),
+        b.post("payment_capture", b.capture("C-1", 1_000, "h1"), b.credit("M-1", 1_000)),
+    )
 
 
 def repair(database_url: str) -> None:
@@ -169,6 +181,26 @@ def second_day(ledger: Ledger) -> None:
         b.post("release", b.release("C-1", 500, "h1"), operation_id="h1-release"),
         b.post("recharge", b.credit("C-1", 1, currency="CNY"), b.debit("BANK", 1)),
     )
+
+
+def cut(database_url: str) -> None:
+    """Cut the first day, with what is parked then."""
+    with decision_log(database_url) as decisions, connect_to(database_url) as conn:
+        listed = select_open_at(conn, b.BOOK, b.DAY)
+        ids = listed.operation_ids
+        given = DayCut(b.BOOK, b.DAY, LATER_DAY, listed.parked, len(ids), ids, "alice", "first")
+        cut_day(decisions, given, lambda _cursor: None)
+
+
+def after_the_cut(database_url: str) -> None:
+    """Repair one that the cut listed, close a period, reopen it, and propose once more."""
+    with decision_log(database_url) as decisions:
+        decisions.request_repair(b.BOOK, ["late"], maker="alice", note="after the cut")
+        for kind, checker in (("close", "bob"), ("reopen", "carol")):
+            change = propose_change(decisions, b.BOOK, kind, "2025-12-31", maker="alice", note=kind)
+            approve_change(decisions, b.BOOK, change, checker=checker)
+        change = propose_change(decisions, b.BOOK, "close", "2025-12-31", maker="alice")
+        reject_change(decisions, b.BOOK, change, checker="bob", note="not yet")
 
 
 def today() -> dt.date:

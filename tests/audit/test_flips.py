@@ -93,6 +93,9 @@ def test_any_added_row_is_found_and_named(
             if table == "projections.outcomes":
                 tampering.execute("UPDATE copied SET position = 1000000")
                 added["position"] = 1000000
+            if table == "projections.voucher_numbers":
+                tampering.execute("UPDATE copied SET position = 1000000")
+                added["position"] = 1000000
             if table == "ledger.seals":
                 tampering.execute("UPDATE copied SET previous = '\\x0f'")
             if table == "ledger.accounts":

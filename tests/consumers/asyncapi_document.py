@@ -12,18 +12,24 @@ from typing import Any
 import msgspec
 import yaml
 
-from accounting.decisions import (
+from accounting.decided import (
+    DayCut,
     MessageSetAside,
     OverrideApproved,
     OverrideProposed,
     OverrideRejected,
+    PeriodChangeProposed,
+    PeriodChangeRejected,
+    PeriodClosed,
+    PeriodReopened,
+    PeriodsOpened,
     RepairRequested,
     RulesetPublished,
     RulesetsOpened,
 )
 from consumers.messages import MESSAGE_BYTES_MAX, Message
 from consumers.results import ResultsMessage
-from ledger.events import OperationBooked
+from ledger.events import BookOpened, DayOpened, OperationBooked
 
 FILE = Path(__file__).parents[2] / "infra" / "asyncapi.yaml"
 REF = "#/components/schemas/{name}"
@@ -36,6 +42,14 @@ STATES = (
     OverrideApproved,
     OverrideRejected,
     MessageSetAside,
+    PeriodsOpened,
+    DayCut,
+    PeriodChangeProposed,
+    PeriodChangeRejected,
+    PeriodClosed,
+    PeriodReopened,
+    BookOpened,
+    DayOpened,
 )
 TITLE = """\
 Booked operations and accounting decisions travel from the ledger to the consumers, results
@@ -44,7 +58,8 @@ which stretch of the log it covers for its partition, so a repetition is recogni
 position and a loss is seen as a gap. Delivery is at least once; effects are exactly once."""
 PARTITION = """\
 crc32 of `<book>/<first account>` (`<book>/<operation id>` without legs) modulo the number of
-partitions, which is fixed for the life of the topic. Decisions go to every partition."""
+partitions, which is fixed for the life of the topic. Decisions, and which day a book has
+opened, go to every partition."""
 
 OPERATIONS = {
     "relay": {

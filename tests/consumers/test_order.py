@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
+import psycopg
 import pytest
 
+from accounting import periods
+from accounting.decided import DayCut
+from accounting.decisions import DecisionRefused
 from consumers.bus import Poll, Stuck
 from consumers.consumer import Consumer
 from consumers.log_rows import select_published
 from consumers.messages import LogRow, decode_key, is_decision, partition_of
 from consumers.rebuild import rebuild
+from ledger.books import open_book, open_day
 from ledger.events import OperationBooked
 from ledger.statuses import apply_results_in_tx
 from projections.positions import select_head
 from projections.tables import connect_to
 from tests.consumers.caught_up import books, consume_log
 from tests.consumers.test_outcomes import identity_of, payment, rules_without
-from tests.consumers.written_log import BOOK, CUSTOMER, MERCHANT, WrittenLog, leg
+from tests.consumers.written_log import BOOK, CUSTOMER, DAY, MERCHANT, WrittenLog, leg
 
 
 class ShuffledBus:
@@ -66,7 +72,7 @@ class ShuffledBus:
 
 
 def refund(
-    written: WrittenLog, operation_id: str, original: str, chance: random.Random
+    written: WrittenLog, operation_id: str, original: str, chance: random.Random, day: str
 ) -> OperationBooked:
     """A refund that travels in the partition of a random merchant."""
     merchant = f"M-{chance.randint(1, 9)}"
@@ -75,14 +81,63 @@ def refund(
         [leg("debit", merchant, 100, MERCHANT), leg("credit", "C-1", 100, CUSTOMER)],
         business_type="refund",
         original=original,
+        day=day,
     )
 
 
+def open_first_day(written: WrittenLog, date: dt.date) -> None:
+    """Open the book and a register of rules."""
+    with psycopg.connect(written.database_url, autocommit=True) as conn:
+        open_book(conn, written.book_id, "Main", date, principal="alice")
+
+
+def turn_a_page(written: WrittenLog, today: dt.date, chance: random.Random) -> dt.date:
+    """Open the next day, cut the one before, close what is over, or reopen it."""
+    yesterday = today - dt.timedelta(days=1)
+    match chance.choice(("open", "cut", "close", "reopen")):
+        case "open":
+            today += dt.timedelta(days=1)
+            with psycopg.connect(written.database_url, autocommit=True) as conn:
+                open_day(conn, written.book_id, today, principal="alice")
+        case "cut":
+            cut = DayCut(written.book_id, str(yesterday), str(today), (), 0, (), "alice")
+            written.decide(lambda made: periods.cut_day(made, cut, lambda _cursor: None))
+        case kind:
+            with suppress(DecisionRefused):  # it is closed, or open, already
+                change = written.decide(
+                    lambda made: periods.propose_change(
+                        made, written.book_id, kind, str(yesterday), maker="alice"
+                    )
+                )
+                written.decide(
+                    lambda made: periods.approve_change(
+                        made, written.book_id, change, checker="bob"
+                    )
+                )
+    return today
+
+
+def changed(written: WrittenLog, kind: str, date: str) -> None:
+    """Close or reopen by two people."""
+    book = written.book_id
+    change = written.decide(
+        lambda made: periods.propose_change(made, book, kind, date, maker="alice")
+    )
+    written.decide(lambda made: periods.approve_change(made, book, change, checker="bob"))
+
+
 def a_random_history(written: WrittenLog, chance: random.Random) -> None:
-    """Rulesets with holes, operations that name earlier ones, repairs of any of them."""
+    """Rulesets with holes, operations that name earlier ones, repairs of any of them.
+
+    Days are opened and cut, the past is closed and reopened, meanwhile.
+    """
     rules = [(), ("payment",), ("payment", "refund"), ("recharge",), ("refund",)]
     ids: list[str] = []
+    today = dt.date.fromisoformat(DAY)
+    open_first_day(written, today)
     for number in range(45):
+        if chance.random() < 0.2:
+            today = turn_a_page(written, today, chance)
         match chance.randint(0, 9):
             case 0:
                 written.publish(rules_without(*chance.choice(rules)))
@@ -93,14 +148,15 @@ def a_random_history(written: WrittenLog, chance: random.Random) -> None:
                 )
             case 3 | 4 | 5 if ids:
                 original = chance.choice(ids)
-                written.commit(refund(written, f"f-{number}", original, chance))
+                written.commit(refund(written, f"f-{number}", original, chance, str(today)))
                 ids.append(f"f-{number}")
             case 6:
-                written.commit(payment(written, f"p-{number}"))  # type: ignore[arg-type]
+                written.commit(payment(written, f"p-{number}", str(today)))  # type: ignore[arg-type]
                 ids.append(f"p-{number}")
             case _:
                 account = f"C-{chance.randint(1, 9)}"
-                written.commit(written.recharge(f"r-{number}", account, fee_minor=1))
+                day = str(today)
+                written.commit(written.recharge(f"r-{number}", account, fee_minor=1, day=day))
                 ids.append(f"r-{number}")
     written.publish()
     written.decide(lambda made: made.request_repair(BOOK, ids[::3] or ["none"], maker="alice"))

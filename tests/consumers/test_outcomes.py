@@ -14,7 +14,7 @@ from projections.identity import Identity, select_identity
 from projections.positions import LanesChanged
 from projections.tables import connect_to
 from tests.consumers.caught_up import books, consume_log, log_consumer, statuses
-from tests.consumers.written_log import BOOK, CUSTOMER, MERCHANT, WrittenLog, leg
+from tests.consumers.written_log import BOOK, CUSTOMER, DAY, MERCHANT, WrittenLog, leg
 
 
 def rules_without(*business_types: str) -> Ruleset:
@@ -41,13 +41,14 @@ def refund_of(written: WrittenLog, operation_id: str, original: str) -> object:
     )
 
 
-def payment(written: WrittenLog, operation_id: str) -> object:
+def payment(written: WrittenLog, operation_id: str, day: str = DAY) -> object:
     """A payment of 500 with a fee of 10 to merchant M-1."""
     return written.operation(
         operation_id,
         [leg("debit", "C-1", 500), leg("credit", "M-1", 490, MERCHANT)],
         business_type="payment",
         fee_minor=10,
+        day=day,
     )
 
 
