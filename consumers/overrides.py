@@ -100,9 +100,9 @@ def propose_override(
 ) -> tuple[UUID, Voucher]:
     """Propose the voucher lines of a parked operation; return the proposal and its voucher.
 
-    The date is the operation's business date unless another is given. Raises NotFound for an
-    operation that is neither parked nor waiting, DecisionRefused (`override_refused`) when the
-    lines cannot stand.
+    The date is the business date, or the open day once that is cut, unless another is given.
+    Raises NotFound for an operation that is neither parked nor waiting, DecisionRefused
+    (`override_refused`) when the lines cannot stand.
     """
     explained = explain(conn, book_id, operation_id)
     rulesets = PublishedRulesets()

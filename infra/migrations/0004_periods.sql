@@ -1,9 +1,9 @@
 -- Days, cuts and closed periods in the books. The tables of 0002 stay as they are; what
 -- follows is added to them in every schema of books, the live one and those of rebuilds.
 
-ALTER FUNCTION ledger.create_projection_tables(text) RENAME TO create_tables_0002;
+ALTER FUNCTION ledger.create_projection_tables(text) RENAME TO create_book_tables;
 
-CREATE FUNCTION ledger.create_tables_0003(target text) RETURNS void
+CREATE FUNCTION ledger.create_period_tables(target text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 BEGIN
     PERFORM set_config('search_path', quote_ident(target) || ', ledger, pg_catalog', true);
@@ -75,12 +75,12 @@ $$;
 CREATE FUNCTION ledger.create_projection_tables(target text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM ledger.create_tables_0002(target);
-    PERFORM ledger.create_tables_0003(target);
+    PERFORM ledger.create_book_tables(target);
+    PERFORM ledger.create_period_tables(target);
 END
 $$;
 
-SELECT ledger.create_tables_0003('projections');
+SELECT ledger.create_period_tables('projections');
 
 -- What the log says of days opened before this migration: consumers have passed those rows.
 INSERT INTO projections.business_days (position, book_id, open_date)
