@@ -13,6 +13,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
+from infra import draining
 from infra.cli import main, serving
 
 ARMED = "DAYBOOK_FAULTS_ARMED"
@@ -47,7 +48,7 @@ class Failpoints:
 
 def arm_commands(reach: Failpoints) -> None:
     """Give the failpoints to what the commands run."""
-    serving.build_app = partial(serving.build_app, reach=reach.reach)
+    draining.build_app = partial(draining.build_app, reach=reach.reach)
     serving.run_consumer = partial(serving.run_consumer, failpoint=reach.reach)
     serving.run_relay = partial(serving.run_relay, failpoint=reach.reach)
 
