@@ -31,6 +31,7 @@ from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
 from consumers.set_aside import LOG_TOPIC, is_set_aside
 from consumers.vouchers import handle_in_tx, prepare
 from ledger.errors import LogCorrupt
+from ledger.hops import hops, now_ns, tell
 from ledger.statuses import AccountingResult
 from projections.outcomes import Outcome, exists_waiter
 from projections.positions import (
@@ -71,6 +72,22 @@ class Counts(msgspec.Struct):
 
 def never(point: str) -> None:
     """Stand for no failpoint: tests pass a function that raises at a named step."""
+
+
+def tell_outcomes(outcomes: Sequence[Outcome], lane: int, began_ns: int) -> None:
+    """Tell the consumer's hop: what each operation became, and why."""
+    for each in outcomes:
+        tell(
+            "consumer",
+            began_ns,
+            each.book_id,
+            each.operation_id,
+            status=each.status,
+            reason=each.reason,
+            position=each.position,
+            lane=lane,
+            rule=each.rule_id,
+        )
 
 
 class Consumer:
@@ -184,6 +201,7 @@ class Consumer:
         through: int,
         refusals: Refusals | None,
     ) -> None:
+        began_ns = now_ns()
         batch = prepare(self.rulesets, messages, refusals)
         with self.conn.transaction():
             at = self._lock_lane_in_tx(lane)
@@ -198,18 +216,23 @@ class Consumer:
             self._failpoint("handled")
         self.counts.operations += len(batch.attempts)
         self.counts.outcomes += len(outcomes)
+        if hops.on:
+            tell_outcomes(outcomes, lane, began_ns)
 
     def _in_lane(
         self,
         change_in_tx: Callable[[Connection[Any], PublishedRulesets, int], list[Outcome] | None],
     ) -> list[Outcome] | None:
         """Change outcomes under a lane's lock, with their results."""
+        began_ns = now_ns()
         with self.conn.transaction():
             at = self._lock_lane_in_tx(self._last_lane)
             outcomes = change_in_tx(self.conn, self.rulesets, at.lane)
             if outcomes:
                 self._deliver_in_tx(self.conn, results_of(outcomes))
             self._failpoint("changed")
+        if hops.on:
+            tell_outcomes(outcomes or (), at.lane, began_ns)
         return outcomes
 
     def _lock_lane_in_tx(self, lane: int) -> Lane:

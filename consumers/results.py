@@ -21,6 +21,7 @@ from psycopg import Connection, Error
 
 from consumers.messages import Unreadable
 from ledger.codec import operation_stream
+from ledger.hops import hops, now_ns, tell
 from ledger.statuses import AccountingResult, apply_results_in_tx
 from projections.outcomes import RANKS
 from projections.tables import connect_to
@@ -96,6 +97,7 @@ def send_outbox(conn: Connection[Any], producer: KafkaProducer, topic: str) -> i
 
 def apply_messages(conn: Connection[Any], values: Sequence[Any]) -> int:
     """Apply messages of the results topic; raises Unreadable for anything else."""
+    began_ns = now_ns()
     results: list[AccountingResult] = []
     for record in values:
         place = {
@@ -112,7 +114,11 @@ def apply_messages(conn: Connection[Any], values: Sequence[Any]) -> int:
             raise Unreadable(f"schema {message.schema}", raw=raw, **place)
         results += message.results
     with conn.transaction():
-        return apply_results_in_tx(conn, results)
+        applied = apply_results_in_tx(conn, results)
+    if hops.on:
+        for each in results:
+            tell("results", began_ns, each.book_id, each.operation_id, status=each.status)
+    return applied
 
 
 def run_results(

@@ -33,6 +33,7 @@ from infra.first_start import open_book_with_rules
 from infra.process_metrics import limits_of, metrics_port, process_registry, relay_topic
 from infra.schema_check import SchemaCheck
 from infra.settings import Settings
+from infra.traces import tracing
 from ledger.api_bridge import EngineBridge, StoreBridge
 from ledger.api_call import Call, Limits
 from ledger.api_docs import add_ledger_documents
@@ -163,6 +164,7 @@ async def _open_api(
     settings: Settings, url: str, stack: AsyncExitStack, reach: Callable[[str], None] | None
 ) -> Api:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    stack.enter_context(tracing(settings, "api"))
     pool = connection_pool(url, settings, "daybook-api")
     pool.open()
     stack.push_async_callback(asyncio.to_thread, pool.close)

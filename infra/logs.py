@@ -1,6 +1,8 @@
 """Log lines of every process: one event a line, for people or as JSON, on standard error.
 
-Invariant: standard output is for answers only; a line carries time, level, event and its fields.
+At level debug every process writes a line for each operation it has done something with; `grep` an
+operation id in the lines of all processes and its whole way is there. Invariant: standard output is
+for answers only; a line carries time, level, event and its fields.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections import Counter
 import structlog
 
 from infra.settings import Settings
+from ledger.hops import Hop, hops
 
 LINES: Counter[str] = Counter()  # lines of this process by level, for its metrics
 
@@ -22,6 +25,28 @@ def count_line(
     """Count a line that is about to be written."""
     LINES[str(event.get("level", method))] += 1
     return event
+
+
+HOP_EVENTS = {
+    "api": "operation_answered",
+    "engine": "operation_settled",
+    "relay": "operation_published",
+    "consumer": "operation_posted",
+    "results": "result_applied",
+}
+
+
+def log_hop(hop: Hop) -> None:
+    """Write one line for what this process did with one operation."""
+    structlog.get_logger("operations").debug(
+        HOP_EVENTS[hop.part],
+        part=hop.part,
+        operation_id=hop.operation_id,
+        book_id=hop.book_id,
+        took_ms=round((hop.ended_ns - hop.began_ns) / 1e6, 3),
+        **hop.facts,
+        **({} if hop.caller is None else {"traceparent": hop.caller}),
+    )
 
 
 def set_up_logs(settings: Settings) -> None:
@@ -54,3 +79,5 @@ def set_up_logs(settings: Settings) -> None:
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[lines_of_libraries])
     logging.getLogger("kafka").setLevel(max(level, logging.ERROR))
+    if level <= logging.DEBUG:
+        hops.listen(log_hop)

@@ -26,6 +26,8 @@ from ledger.backlog_metrics import BacklogCollector
 from ledger.errors import LedgerError
 from projections.backlog import select_backlog
 
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
 
 class MetricsPortTaken(Exception):
     """Another process listens on the metrics port."""
@@ -52,8 +54,8 @@ class LogLinesCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield one counter."""
         lines = CounterMetricFamily("daybook_log_lines", "Log lines written", labels=["level"])
-        for level, count in sorted(LINES.items()):
-            lines.add_metric([level], count)
+        for level in LEVELS:
+            lines.add_metric([level], LINES[level])
         yield lines
 
 

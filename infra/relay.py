@@ -33,6 +33,7 @@ from consumers.messages import (
 )
 from infra.kafka.topics import TopicRefused, ensure_topics
 from ledger.errors import LogCorrupt
+from ledger.hops import hops, now_ns, tell
 from ledger.log import LOG_CHANNEL
 from projections.positions import LogName, select_log
 
@@ -55,6 +56,16 @@ REPUBLISH = "UPDATE ledger.relays SET position = %s, epoch = epoch + 1 WHERE top
 FORGET = "DELETE FROM ledger.relays WHERE topic = %s"
 
 log = structlog.get_logger("infra.relay")
+
+
+class NamedOperation(msgspec.Struct, frozen=True):
+    """What a log line or a trace needs of a row: whose operation it is."""
+
+    book_id: str
+    operation_id: str
+
+
+decode_named = msgspec.json.Decoder(NamedOperation).decode
 
 
 class RelayRefused(Exception):
@@ -136,6 +147,7 @@ class Relay:
             partition = lane_of(row, self.partitions)
             for of_partition in rows if partition is None else [rows[partition]]:
                 of_partition.append(row)
+        began_ns = now_ns()
         futures = []
         for partition, of_partition in enumerate(rows):
             for value in pack(
@@ -155,6 +167,15 @@ class Relay:
         self.producer.flush(timeout=ACKNOWLEDGE_TIMEOUT_S)
         for future in futures:
             future.get(timeout=ACKNOWLEDGE_TIMEOUT_S)
+        if hops.on:
+            self._tell(stretch, began_ns)
+
+    def _tell(self, stretch: Stretch, began_ns: int) -> None:
+        for row in stretch.rows:
+            if not is_decision(row.topic):
+                named = decode_named(row.state)
+                ids = (named.book_id, named.operation_id)
+                tell("relay", began_ns, *ids, position=row.position, topic=self.settings.topic)
 
     def _save(self, position: int) -> None:
         values = (position, self.settings.topic, self.epoch)

@@ -191,6 +191,15 @@ class Settings(BaseSettings):
         "gives its processes the ports from it on: consumer, relay +1, results +2, APIs +10 …",
     )
 
+    otlp_endpoint: str | None = Field(
+        None,
+        description="OTLP/HTTP collector for traces, e.g. http://127.0.0.1:4318; unset: no traces. "
+        "Needs the extra daybook[tracing].",
+    )
+    trace_share: float = Field(
+        1, ge=0, le=1, description="Share of operations that are traced, the same everywhere."
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least level of log lines that are written."
     )

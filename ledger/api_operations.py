@@ -26,9 +26,11 @@ from ledger.api import (
 )
 from ledger.api_call import JSON_TYPES, NDJSON_TYPES, Call
 from ledger.api_gate import Api, book_of
+from ledger.api_hops import answered, tell_lines
 from ledger.api_metrics import Metrics
 from ledger.api_parse import decode, operation_id_in
 from ledger.errors import InvalidRequest, LedgerError, NotFound
+from ledger.hops import hops, now_ns
 from ledger.job import Job
 from ledger.operation import Answer, Operation, Result, Submission
 from ledger.principals import Principal
@@ -49,7 +51,8 @@ async def post_operation(api: Api, call: Call) -> Reply:
     raw = await call.body(api.limits)
     started = time.perf_counter()
     submission = read_operation(api, raw, call.operation_id, book_of(api, call), call.principal)
-    reply = await post_one(api, submission, dry_run=dry_run)
+    posted = post_one(api, submission, dry_run=dry_run)
+    reply = await (answered(call.scope["headers"], submission, posted) if hops.on else posted)
     api.metrics.single_latency.observe(time.perf_counter() - started)
     return reply
 
@@ -122,7 +125,10 @@ async def post_batch(api: Api, call: Call, book_id: str, parse: Parse) -> Reply:
             f"{len(lines)} operations; at most {api.limits.operations_max}", code="batch_too_large"
         )
     parsed = await _parse_lines(lines, parse)
+    began_ns = now_ns()
     results = await _book(api, book_id, parsed, flags)
+    if hops.on:
+        tell_lines(call.scope["headers"], began_ns, parsed, results)
     for result in results:
         count(api.metrics, result)
     api.metrics.batch_size.observe(len(lines))

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 from ledger.errors import LedgerError, StoreUnavailable
+from ledger.hops import hops, now_ns, tell_settled
 from ledger.job import Job
 from ledger.operation import Result
 
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 class Ticket:
     """A caller's place in the queue: `results()` waits, `on_done` is called once instead."""
 
-    __slots__ = ("_error", "_event", "_results", "job", "on_done")
+    __slots__ = ("_began_ns", "_error", "_event", "_results", "job", "on_done")
 
     def __init__(self, job: Job, on_done: Callable[[Ticket], None] | None = None) -> None:
         self.job = job
@@ -29,6 +30,7 @@ class Ticket:
         self._event = threading.Event() if on_done is None else None
         self._results: Results | None = None
         self._error: LedgerError | None = None
+        self._began_ns = now_ns()
 
     def settle(self, results: Results | LedgerError) -> None:
         """Give the caller the results, or one error for the whole job; a second call is void."""
@@ -46,6 +48,8 @@ class Ticket:
             except RuntimeError:
                 # The caller's event loop is gone: nobody is there to be told.
                 _log.warning("ticket: the caller has gone")
+        if hops.on:
+            tell_settled(self.job.submissions, self._began_ns, results)
 
     def results(self, timeout_s: float | None = None) -> Results:
         """Return one result per submission, in order; raise the job's error."""

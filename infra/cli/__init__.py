@@ -45,6 +45,7 @@ from infra.postgres import PostgresUnavailable, SchemaRefused
 from infra.process_metrics import MetricsPortTaken
 from infra.serve import ServeRefused
 from infra.settings import load_settings, with_overrides
+from infra.traces import TracingRefused
 from ledger.errors import LedgerError
 
 HELP = f"""Daybook: an event-sourced payment ledger whose books follow it.
@@ -120,6 +121,7 @@ EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (ServeRefused, ExitCode.UNAVAILABLE),
     (ScheduleRefused, ExitCode.USAGE),
     (MetricsPortTaken, ExitCode.UNAVAILABLE),
+    (TracingRefused, ExitCode.USAGE),
     (PostgresUnavailable, ExitCode.UNAVAILABLE),
     (SchemaRefused, ExitCode.REFUSED),
     (DecisionRefused, ExitCode.REFUSED),

@@ -14,6 +14,7 @@ from infra.cli.console import say
 from infra.cli.context import database
 from infra.cli.serving import ParentPid, begin, stop_on_signals
 from infra.day_schedule import ScheduleRefused, day_schedule, keep_days, open_due_days
+from infra.schema_check import refuse_schema
 from ledger.clock import utc_now
 
 
@@ -44,6 +45,7 @@ def keep(
     if schedule is None:
         raise ScheduleRefused("say when a day opens: --at HH:MM, or DAYBOOK_DAY_OPENS_AT")
     with database(settings) as url:
+        refuse_schema(url)
         if once:
             for book in open_due_days(url, schedule, utc_now()):
                 say(f"book {book.book_id}: the open day is {book.open_business_date}")

@@ -31,6 +31,7 @@ from infra.schema_check import refuse_schema, require_schema
 from infra.serve import serve
 from infra.settings import Settings, with_overrides
 from infra.supervisor import end_with_parent
+from infra.traces import tracing
 
 PARENT = typer.Option(hidden=True)
 ParentPid = Annotated[int | None, PARENT]
@@ -206,7 +207,7 @@ def _working(
     """Give a process its database, checked, and its end; its metrics are served meanwhile."""
     url = _database_url(settings)
     stop = stop_on_signals()
-    with metrics_of(settings, url, part, counts):
+    with tracing(settings, part), metrics_of(settings, url, part, counts):
         require_schema(settings, url, stop)
         yield url, stop
 

@@ -22,7 +22,7 @@ Running = Callable[..., AbstractContextManager[System]]
 def system_settings(*, home: Path, **overrides: object) -> Settings:
     """Settings of a system in `home`, on its own port; overrides by name."""
     settings = own_settings(load_settings(), home=home)
-    return with_overrides(settings, log_level="warning", **overrides)
+    return with_overrides(settings, **{"log_level": "warning", **overrides})
 
 
 @pytest.fixture
