@@ -64,6 +64,7 @@ __all__ = [
 OPERATIONS_PER_ORDER_MAX = 1000
 DECISION_BYTES_MAX = 256 * 1024  # Rule (relay): an encoded row that a message can carry
 RAW_BYTES_MAX = 180 * 1024
+LOG_TOPIC = "log"  # a message set aside there is a row, its offset the position
 ALWAYS = "0001-01-01"
 
 
@@ -258,9 +259,16 @@ class SetAside(Aggregate):
         self.maker = maker
 
     @staticmethod
-    def create_id(topic: str, partition: int, at_offset: int) -> UUID:
-        """Name the decision by the message's place, so that it can be looked up there."""
-        return uuid5(NAMESPACE_URL, f"daybook:set-aside/{topic}/{partition}/{at_offset}")
+    def create_id(topic: str, partition: int, at_offset: int, raw: str) -> UUID:
+        """Name the decision by the message's place, so that it can be looked up there.
+
+        A topic that is made anew counts its offsets from 0 again: there the bytes belong to the
+        name, so that another message at the same place is not passed over unseen.
+        """
+        name = f"daybook:set-aside/{topic}/{partition}/{at_offset}"
+        if topic != LOG_TOPIC:
+            name += "/" + hashlib.sha256(raw.encode()).hexdigest()
+        return uuid5(NAMESPACE_URL, name)
 
 
 # --- writing them ------------------------------------------------------------------------
@@ -357,7 +365,7 @@ class AccountingDecisions(Application[UUID]):
         if len(raw) > RAW_BYTES_MAX:
             digest = hashlib.sha256(raw).hexdigest()
             reason = f"{reason} (first {RAW_BYTES_MAX} of {len(raw)} bytes, sha256 {digest})"
-        text = base64.b64encode(raw[:RAW_BYTES_MAX]).decode()
+        text = kept_of(raw)
         try:
             return self.saved(SetAside(topic, partition, at_offset, text, reason, maker))
         except IntegrityError:
@@ -371,6 +379,11 @@ class AccountingDecisions(Application[UUID]):
                 raise DecisionRefused("decision_too_large", f"{size} bytes do not fit a message")
         recordings = self.save(aggregate, **more)
         return int(recordings[-1].notification.id)
+
+
+def kept_of(raw: bytes) -> str:
+    """Give what a decision keeps of a message: its beginning, in base64."""
+    return base64.b64encode(raw[:RAW_BYTES_MAX]).decode()
 
 
 def in_orders(operation_ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from psycopg import Connection
 
+from accounting.decisions import LOG_TOPIC
 from consumers.bisection import Refusals, write_bisecting
 from consumers.bus import Bus, Poll, Stuck
 from consumers.log_rows import select_published
@@ -28,7 +29,7 @@ from consumers.messages import (
 )
 from consumers.posting import results_of
 from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
-from consumers.set_aside import LOG_TOPIC, is_set_aside
+from consumers.set_aside import is_set_aside
 from consumers.vouchers import handle_in_tx, prepare
 from ledger.errors import LogCorrupt
 from ledger.hops import hops, now_ns, tell
@@ -176,7 +177,7 @@ class Consumer:
             try:
                 messages.append(read_row(row))
             except Unreadable as error:
-                if is_set_aside(self.conn, LOG_TOPIC, 0, row.position):
+                if is_set_aside(self.conn, error):
                     continue
                 if messages:
                     self._write(lane, messages, row.position - 1)
@@ -277,8 +278,7 @@ class Consumer:
 
     def _stand_before(self, stuck: Stuck) -> None:
         """Stop the lane loudly before a message, or pass over one that was set aside."""
-        place = (stuck.error.topic, stuck.error.partition, stuck.error.at_offset)
-        if place[0] != LOG_TOPIC and is_set_aside(self.conn, *place):
+        if stuck.error.topic != LOG_TOPIC and is_set_aside(self.conn, stuck.error):
             self.bus.skip(stuck)
             return
         log.error("lane_stopped", lane=stuck.lane, error=str(stuck.error))

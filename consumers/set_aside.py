@@ -14,14 +14,19 @@ from typing import Any, NamedTuple
 from kafka import KafkaConsumer, TopicPartition
 from psycopg import Connection
 
-from accounting.decisions import AccountingDecisions, DecisionRefused, SetAside
+from accounting.decisions import (
+    LOG_TOPIC,
+    AccountingDecisions,
+    DecisionRefused,
+    SetAside,
+    kept_of,
+)
 from consumers.messages import Booked, Decided, LogRow, Unreadable, log_row, read_message, read_row
 from ledger.errors import NotFound
 from projections.positions import LogName, select_lanes, select_log
 
 SELECT_DECISION = "SELECT 1 FROM ledger.stored_events WHERE originator_id = %s LIMIT 1"
 SELECT_STATE = "SELECT topic, state FROM ledger.stored_events WHERE notification_id = %s"
-LOG_TOPIC = "log"
 READ_TIMEOUT_MS = 15_000
 PLACE = re.compile(r"(?P<topic>[\w.-]+)/(?P<partition>\d+)/(?P<at_offset>\d+): ")
 
@@ -42,9 +47,10 @@ class Standing(NamedTuple):
     stopped: str
 
 
-def is_set_aside(conn: Connection[Any], topic: str, partition: int, at_offset: int) -> bool:
-    """Tell whether somebody decided to pass over the message at this place."""
-    decision_id = SetAside.create_id(topic, partition, at_offset)
+def is_set_aside(conn: Connection[Any], unreadable: Unreadable) -> bool:
+    """Tell whether somebody decided to pass over this message, at this place."""
+    place = (unreadable.topic, unreadable.partition, unreadable.at_offset)
+    decision_id = SetAside.create_id(*place, kept_of(unreadable.raw))
     return conn.execute(SELECT_DECISION, (decision_id,)).fetchone() is not None
 
 
@@ -54,8 +60,8 @@ def read_rows(conn: Connection[Any], rows: Sequence[LogRow]) -> list[Booked | De
     for row in rows:
         try:
             messages.append(read_row(row))
-        except Unreadable:
-            if not is_set_aside(conn, LOG_TOPIC, 0, row.position):
+        except Unreadable as error:
+            if not is_set_aside(conn, error):
                 raise
     return messages
 

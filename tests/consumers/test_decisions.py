@@ -21,6 +21,8 @@ from accounting.decisions import (
     decode_decision,
     in_orders,
 )
+from consumers.messages import Unreadable
+from consumers.set_aside import is_set_aside
 from infra.decision_log import decision_log
 from projections.positions import select_head
 from projections.tables import connect_to
@@ -76,6 +78,23 @@ def test_a_message_is_set_aside_once(database_url: str) -> None:
     with decision_log(database_url) as decisions:
         assert decisions.set_aside("t", 0, 1, b"x", reason="r", maker="m") is not None
         assert decisions.set_aside("t", 0, 1, b"x", reason="r", maker="m") is None
+
+
+def test_another_message_at_the_place_of_one_set_aside_is_not_passed_over(
+    database_url: str,
+) -> None:
+    """A topic that was deleted and made anew gives the same offsets to other messages."""
+
+    def unreadable(raw: bytes, topic: str = "t") -> Unreadable:
+        return Unreadable("foreign", topic=topic, partition=0, at_offset=1, raw=raw)
+
+    with decision_log(database_url) as decisions, connect_to(database_url) as conn:
+        decisions.set_aside("t", 0, 1, b"x", reason="r", maker="m")
+        assert is_set_aside(conn, unreadable(b"x"))
+        assert not is_set_aside(conn, unreadable(b"y"))
+        assert decisions.set_aside("t", 0, 1, b"y", reason="r", maker="m") is not None
+        assert is_set_aside(conn, unreadable(b"y"))
+        assert not is_set_aside(conn, unreadable(b"x", topic="log"))
 
 
 def test_an_order_names_one_to_a_thousand_operations(database_url: str) -> None:
