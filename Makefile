@@ -68,8 +68,8 @@ kafka-jars: setup ## Fetch what a broker needs, so that the tests start theirs a
 bench: setup ## Run the benchmarks and print ratios
 	@$(BIN)/python -m bench $(ARGS)
 
-soak: setup ## Random histories and faults against a model: MINUTES=3, SEED=…, ROUNDS=…
-	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
+soak: setup $(BROKER) ## Random histories and faults against a model: MINUTES=3, SEED=…, ROUNDS=…
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(BROKER),--kafka 127.0.0.1:$(KAFKA_PORT))
 
 docs: setup ## Run the README's tour again and write what it prints beside its commands
 	@$(BIN)/python -m tests.docs.regenerate

@@ -18,10 +18,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0, help="how long (default: 3)")
     parser.add_argument("--seed", type=int, help="the history; default: a new one, which is said")
     parser.add_argument("--rounds", type=int, help="so many rounds instead: a failed seed's")
+    parser.add_argument("--kafka", metavar="HOST:PORT", help="run over this Kafka broker")
     given = parser.parse_args()
     seed = random.randrange(1_000_000) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
-    run(seed, minutes=given.minutes, rounds=given.rounds, say=lambda text: print(text, flush=True))
+    run(
+        seed,
+        minutes=given.minutes,
+        rounds=given.rounds,
+        say=lambda text: print(text, flush=True),
+        kafka=given.kafka,
+    )
 
 
 if __name__ == "__main__":

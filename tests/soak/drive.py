@@ -6,9 +6,9 @@ run again by the seed and the number of rounds.
 
 from __future__ import annotations
 
-import datetime as dt
 import random
 import re
+import secrets
 import tempfile
 import threading
 import time
@@ -18,19 +18,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accounting.ruleset import Ruleset
-from accounting.ruleset_files import SHIPPED, load_ruleset
 from infra.client import ApiRefused, DaybookClient
 from infra.demo.payment_day import BUSINESS_DATE
-from infra.first_start import publish_rules
 from infra.postgres import EmbeddedPostgres, embedded_postgres
 from tests.e2e.load import client_of
-from tests.faults.nothing_lost import wait_for_books
 from tests.faults.scene import Scene, running_scene
 from tests.soak.comparison import Differs, assert_audited, compare
-from tests.soak.faults import FAULTS, Place
+from tests.soak.decisions import decide
+from tests.soak.faults import Place, faults_of
 from tests.soak.history import CALLERS, Caller, Step, first_accounts, with_suspense
-from tests.soak.model import BOOK, BOOKED, PARKED, Body, Model, Rules
+from tests.soak.model import BOOKED, PARKED, Body, Model
 from tests.waiting import wait_until
 
 STEPS_PER_CALLER = 60
@@ -38,7 +35,6 @@ AUDIT_EVERY = 3
 PATIENCE_S = 120.0
 RUNNING = "operation_running"
 SMALL = {"shared_buffers": "256MB", "max_wal_size": "1GB"}
-EXAMPLE = SHIPPED / "examples" / "voucher_sale.toml"
 Say = Callable[[str], None]
 
 
@@ -80,40 +76,26 @@ class Soak:
         """Callers post, a fault strikes, everybody waits, everything is compared."""
         self.rounds += 1
         rng = random.Random(f"{self.seed}/{self.rounds}/plan")
-        name = rng.choice(list(FAULTS))
+        faults = faults_of(self.scene.settings.bus)
+        name = rng.choice(list(faults))
         place = Place(self.scene, self.server, self.model.open(PARKED))
         if name == "parked operations are repaired":
             self.model.retry(place.parked)
         with _callers(self) as callers:
             wanted = rng.randrange(CALLERS * self.steps // 4)
             wait_until(lambda: callers.answered >= wanted or callers.error, "callers post")
-            FAULTS[name](place)
+            faults[name](place)
         if callers.error is not None:
             raise callers.error
         self.posted += callers.answered
         with client_of(self.scene, patience_s=PATIENCE_S) as client:
             compare(client, self.scene.database_url, self.model)
-            then = self._decide(rng, client)
+            then = decide(rng, self.model, self.scene.database_url, client)
         if self.rounds % AUDIT_EVERY == 0:
             assert_audited(self.scene.database_url)
         for part, pid in self.scene.children.items():
             self.memory[part].append(resident_mib(pid))
         self.say(f"round {self.rounds}: {callers.answered} answers, {name}{then}")
-
-    def _decide(self, rng: random.Random, client: DaybookClient) -> str:
-        """Between rounds, when all is at rest: change the rules, or open the next day."""
-        dice = rng.random()
-        if dice < 0.3:
-            self.model.rules = Rules(rng.random() < 0.5, rng.choice(("5001.02", "5001.03")))
-            publish_rules(self.scene.database_url, BOOK, _ruleset(self.model.rules), maker="soak")
-            wait_for_books(self.scene.database_url)
-            return f"; then {self.model.rules}"
-        if dice < 0.5:
-            date = dt.date.fromisoformat(self.model.date) + dt.timedelta(days=1)
-            self.model.date = date.isoformat()
-            client.post(f"/v1/books/{BOOK}/day", {"business_date": self.model.date})
-            return f"; then day {self.model.date}"
-        return ""
 
 
 @dataclass
@@ -172,35 +154,44 @@ def _check(client: DaybookClient, step: Step) -> None:
         return
 
 
-def _ruleset(rules: Rules) -> Ruleset:
-    """The shipped rules, varied as the model's."""
-    with tempfile.TemporaryDirectory(prefix="daybook-soak-rules-") as folder:
-        for path in SHIPPED.glob("*.toml"):
-            text = path.read_text("utf-8")
-            before = '{ credit = "5001.02", amount = "fee" },\n]\n\n# --- charges'
-            after = before.replace("5001.02", rules.transfer_fee)
-            (Path(folder) / path.name).write_text(text.replace(before, after), "utf-8")
-        loaded = load_ruleset(Path(folder), *([EXAMPLE] if rules.sells_vouchers else []))
-    assert isinstance(loaded, Ruleset), loaded
-    return loaded
-
-
 @contextmanager
-def started(seed: int, say: Say, *, steps: int = STEPS_PER_CALLER) -> Iterator[Soak]:
-    """Start a system of its own, with its own database server, and open its accounts."""
+def started(
+    seed: int, say: Say, *, steps: int = STEPS_PER_CALLER, kafka: str | None = None
+) -> Iterator[Soak]:
+    """Start a system of its own, with its own database server, and open its accounts.
+
+    `kafka`: bootstrap of a broker to run over; its topics are the run's own.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="daybook-soak-")))
         server = stack.enter_context(embedded_postgres(folder / "data", settings=SMALL))
-        scene = stack.enter_context(running_scene(folder / "home", server.url, processes=2))
+        scene = stack.enter_context(
+            running_scene(folder / "home", server.url, processes=2, **_bus(kafka))
+        )
         soak = Soak(scene, server, seed, say, steps)
         soak.begin()
         yield soak
 
 
-def run(seed: int, *, minutes: float, rounds: int | None, say: Say) -> int:
+def _bus(kafka: str | None) -> dict[str, object]:
+    if kafka is None:
+        return {}
+    run_name = f"soak.{secrets.token_hex(4)}"
+    return {
+        "bus": "kafka",
+        "kafka_bootstrap": kafka,
+        "operations_topic": f"{run_name}.ledger.operations",
+        "results_topic": f"{run_name}.accounting.results",
+        "consumer_group": f"{run_name}.vouchers",
+    }
+
+
+def run(
+    seed: int, *, minutes: float, rounds: int | None, say: Say, kafka: str | None = None
+) -> int:
     """Soak for some minutes, or some rounds; return how many rounds agreed. Raises `Differs`."""
     deadline = time.monotonic() + minutes * 60
-    with started(seed, say) as soak:
+    with started(seed, say, kafka=kafka) as soak:
         try:
             while _goes_on(soak, deadline, rounds):
                 soak.round()

@@ -136,3 +136,14 @@ FAULTS: dict[str, Callable[[Place], None]] = {
     "the books are rebuilt and swapped": rebuild_books,
     "an audit runs": audit_meanwhile,
 }
+ON_KAFKA: dict[str, Callable[[Place], None]] = {
+    "kill -9 of the relay": kill("relay"),
+    "kill -9 of the results consumer": kill("results"),
+    "kill -9 before the relay sends": kill_at("sending"),
+    "kill -9 after the relay has sent": kill_at("sent"),
+}
+
+
+def faults_of(bus: str) -> dict[str, Callable[[Place], None]]:
+    """Return the faults of a bus by name."""
+    return {**FAULTS, **ON_KAFKA} if bus == "kafka" else FAULTS

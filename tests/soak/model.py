@@ -195,6 +195,15 @@ class Model:
                     self._account_for(name, self.rules, now=True)
                     self._wake(name)
 
+    def override(self, name: str, line: tuple[str, str, int]) -> None:
+        """Two people gave the line that was missing: it is dated the open day."""
+        with self.lock:
+            operation = self.booked[name]
+            for subject, side, amount in [*operation.moved, line]:
+                self.gl[subject, self.date][side == "credit"] += amount
+            operation.status, operation.reason = VOUCHERED, None
+            self._wake(name)
+
     def open(self, status: str) -> list[str]:
         """The operations that are parked, or waiting."""
         with self.lock:
