@@ -1,24 +1,35 @@
 """Comparing two sets of books row for row; what is kept per lane is compared as sums.
 
-Invariant: the first difference is named by table and key, with both rows.
+Invariant: the first difference is named by table and key, with both rows; every row of both
+sides is looked at once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import Connection, sql
 
 from projections.tables import COMPARED, COMPARED_SUMS, SUM_KEYS
 
-FIRST_ROWS = sql.SQL("""
-    SELECT * FROM (
-        (SELECT 'live' AS of_books, t.* FROM (({live}) EXCEPT ALL ({rebuilt})) t)
-        UNION ALL
-        (SELECT 'rebuilt' AS of_books, t.* FROM (({rebuilt}) EXCEPT ALL ({live})) t)
-    ) d ORDER BY {key}, of_books LIMIT 2
+# A row that differs, or that one side has alone (its twin is all NULL, and a key never is).
+FIRST_ROW = sql.SQL("""
+    SELECT {live_columns}, {rebuilt_columns}
+    FROM ({live}) AS live FULL JOIN ({rebuilt}) AS rebuilt ON {same_key}
+    WHERE ROW({live_columns}) IS DISTINCT FROM ROW({rebuilt_columns})
+    ORDER BY {order} LIMIT 1
 """)
+# What books that stand further back can have: all but operations that were decided again later
+# (a repair of what was parked then), which only the live books tell.
+NOT_LATER = """
+    position <= {through} AND NOT EXISTS (SELECT 1 FROM {live}.outcomes later
+        WHERE later.position = t.position AND later.attempt_position > {through})
+"""
+OF_THE_PRESENT = frozenset({"positions", "voucher_numbers"})
+
+Row = dict[str, str | None]
 
 
 class RowDifference(msgspec.Struct, frozen=True):
@@ -26,57 +37,105 @@ class RowDifference(msgspec.Struct, frozen=True):
 
     table: str
     key: dict[str, str]
-    live: dict[str, str | None] | None
-    rebuilt: dict[str, str | None] | None
+    live: Row | None
+    rebuilt: Row | None
+
+
+class _Compared(NamedTuple):
+    table: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
 
 
 def first_difference(
-    conn: Connection[Any], live_schema: str, rebuilt_schema: str
+    conn: Connection[Any],
+    live_schema: str,
+    rebuilt_schema: str,
+    *,
+    tables: Collection[str] = (),
+    through: int | None = None,
 ) -> RowDifference | None:
-    """Find the first differing row of all compared tables; None when the books are equal."""
-    schemas = (sql.Identifier(live_schema), sql.Identifier(rebuilt_schema))
+    """Find the first differing row of the named tables (default: all); None when equal.
+
+    `through` compares books that stand at different positions: only rows decided up to it,
+    and no sums (they are of the present).
+    """
     for table, (key, others) in COMPARED.items():
+        if (tables and table not in tables) or (through is not None and table in OF_THE_PRESENT):
+            continue
         live, rebuilt = (
-            sql.SQL("SELECT {} FROM {}.{}").format(
-                _list((*key, *others)), schema, sql.Identifier(table)
-            )
-            for schema in schemas
+            _rows_of(table, (*key, *others), schema) + _decided_by(live_schema, through)
+            for schema in (live_schema, rebuilt_schema)
         )
-        difference = _first(conn, (table, key), live, rebuilt)
+        difference = _first(conn, _Compared(table, key, (*key, *others)), live, rebuilt)
         if difference is not None:
             return difference
     for table, query in COMPARED_SUMS.items():
-        live, rebuilt = (sql.SQL(query).format(schema) for schema in schemas)
-        difference = _first(conn, (table, SUM_KEYS[table]), live, rebuilt)
+        if (tables and table not in tables) or through is not None:
+            continue
+        live, rebuilt = (
+            sql.SQL(query).format(sql.Identifier(schema))
+            for schema in (live_schema, rebuilt_schema)
+        )
+        columns = _columns_of(conn, live)
+        difference = _first(conn, _Compared(table, SUM_KEYS[table], columns), live, rebuilt)
         if difference is not None:
             return difference
     return None
 
 
+def _rows_of(table: str, columns: tuple[str, ...], schema: str) -> sql.Composed:
+    place = sql.Identifier(schema, table)
+    return sql.SQL("SELECT {} FROM {} t").format(_list("t", columns), place)
+
+
+def _decided_by(live_schema: str, through: int | None) -> sql.Composable:
+    if through is None:
+        return sql.SQL("")
+    named = {"through": sql.Literal(through), "live": sql.Identifier(live_schema)}
+    return sql.SQL(" WHERE ") + sql.SQL(NOT_LATER).format(**named)
+
+
+def _columns_of(conn: Connection[Any], query: sql.Composable) -> tuple[str, ...]:
+    cursor = conn.execute(sql.SQL("SELECT * FROM ({}) AS none LIMIT 0").format(query))
+    return tuple(column.name for column in cursor.description or ())
+
+
 def _first(
     conn: Connection[Any],
-    named: tuple[str, tuple[str, ...]],
-    live: sql.Composed,
-    rebuilt: sql.Composed,
+    compared: _Compared,
+    live: sql.Composable,
+    rebuilt: sql.Composable,
 ) -> RowDifference | None:
-    table, key = named
-    cursor = conn.execute(FIRST_ROWS.format(live=live, rebuilt=rebuilt, key=_list(key)))
-    columns = [column.name for column in cursor.description or ()][1:]
-    sides: dict[str, dict[str, str | None]] = {}
-    shown: dict[str, str] | None = None
-    for side, *values in cursor:
-        row = {
-            name: None if value is None else str(value)
-            for name, value in zip(columns, values, strict=True)
-        }
-        of_row = {name: str(row[name]) for name in key}
-        if shown is None or of_row == shown:
-            shown = of_row
-            sides[side] = row
-    if shown is None:
+    table, key, columns = compared
+    statement = FIRST_ROW.format(
+        live=live,
+        rebuilt=rebuilt,
+        live_columns=_list("live", columns),
+        rebuilt_columns=_list("rebuilt", columns),
+        same_key=sql.SQL(" AND ").join(
+            sql.SQL("{} = {}").format(sql.Identifier("live", name), sql.Identifier("rebuilt", name))
+            for name in key
+        ),
+        order=sql.SQL(", ").join(
+            sql.SQL("coalesce({}, {})").format(
+                sql.Identifier("live", name), sql.Identifier("rebuilt", name)
+            )
+            for name in key
+        ),
+    )
+    found = conn.execute(statement).fetchone()
+    if found is None:
         return None
-    return RowDifference(table, shown, sides.get("live"), sides.get("rebuilt"))
+    values = [None if value is None else str(value) for value in found]
+    sides = [
+        dict(zip(columns, side, strict=True))
+        for side in (values[: len(columns)], values[len(columns) :])
+    ]
+    there = [None if side[key[0]] is None else side for side in sides]
+    shown = there[0] or there[1] or {}
+    return RowDifference(table, {name: str(shown[name]) for name in key}, *there)
 
 
-def _list(names: tuple[str, ...]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, names))
+def _list(alias: str, names: tuple[str, ...]) -> sql.Composable:
+    return sql.SQL(", ").join(sql.Identifier(alias, name) for name in names)

@@ -3,10 +3,11 @@
 Invariant: a stretch is returned only if every position in it is there; a position beyond
 the log's head stops the reader (the database is older than what was read before).
 """
+# ruff: noqa: S608 - the statements are made of this file's constants only
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from psycopg import Connection
@@ -24,11 +25,20 @@ SELECT_PUBLISHED = """
            OR starts_with(topic, 'accounting.'))
     ORDER BY notification_id
 """
+SELECT_DECISIONS = f"""
+    SELECT * FROM ({SELECT_PUBLISHED}) AS published
+    WHERE topic <> 'ledger.recorded:OperationBooked'
+"""
+SELECT_AT = """
+    SELECT notification_id, topic, state FROM ledger.stored_events
+    WHERE notification_id = ANY(%s) ORDER BY notification_id
+"""
 COUNT_ROWS = """
     SELECT count(*) FROM ledger.stored_events WHERE notification_id > %s AND notification_id <= %s
 """
+# Not qualified: a rebuild from the topic has rows of its own before the log's.
 SELECT_OPERATIONS = """
-    SELECT notification_id, state FROM ledger.stored_events
+    SELECT notification_id, state FROM stored_events
     WHERE notification_id = ANY(%s) AND topic = 'ledger.recorded:OperationBooked'
 """
 
@@ -61,8 +71,22 @@ def select_published(conn: Connection[Any], after: int, through: int) -> list[Lo
     if counted is None or counted[0] != through - after:
         found = counted[0] if counted else 0
         raise LogCorrupt(f"{through - after - found} rows are missing in ({after}, {through}]")
+    return _rows(conn, SELECT_PUBLISHED, after, through)
+
+
+def select_decisions(conn: Connection[Any], through: int) -> list[LogRow]:
+    """Read what is published and no operation, from the beginning."""
+    return _rows(conn, SELECT_DECISIONS, 0, through)
+
+
+def select_rows_at(conn: Connection[Any], positions: Sequence[int]) -> list[LogRow]:
+    """Read the rows at given positions, in order."""
+    return _rows(conn, SELECT_AT, list(positions))
+
+
+def _rows(conn: Connection[Any], statement: str, *values: object) -> list[LogRow]:
     with conn.cursor(binary=True) as cursor:
-        cursor.execute(SELECT_PUBLISHED, (after, through))
+        cursor.execute(statement.encode(), values)
         return [log_row(position, topic, state) for position, topic, state in cursor]
 
 

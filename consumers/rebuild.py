@@ -1,32 +1,33 @@
 """Rebuild: the books made again from the log, by the same handlers, beside the live ones.
 
-A shadow schema is filled while posting goes on. The swap locks the live position rows,
-drains the shadow to exactly them, compares if asked, renames and raises the incarnation, in
-one transaction. Invariant: a kill at any step leaves the live books untouched; a rebuild
-sends no results; the old books stay until they are dropped by command.
+A shadow is filled while posting goes on. The lanes stop twice, for as long as it takes to draw
+the shadow level with them: once for a snapshot in which both books are compared row for row,
+once for the swap, which renames and raises the incarnation in one transaction. Invariant: a
+kill at any step leaves the live books untouched; a rebuild sends no results of its own; the
+old books stay until they are dropped by command.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
-from psycopg import Connection, sql
+from psycopg import Connection, IsolationLevel, errors, sql
 
-from consumers.bisection import Refusals, write_bisecting
 from consumers.comparison import RowDifference, first_difference
 from consumers.consumer import DeliverInTx, never
-from consumers.log_rows import select_published
-from consumers.messages import Booked, Decided, LogRow, lane_of
 from consumers.posting import results_of
+from consumers.rebuild_rows import RebuildRefused, Rows, open_topic_rows
 from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
-from consumers.set_aside import read_rows
-from consumers.vouchers import handle_in_tx, prepare
-from ledger.errors import LedgerError
+from consumers.shadow import Progress, Shadow, drop_schema
+from consumers.stretch_processes import ROWS_PER_STRETCH, StretchProcesses, processes_default
+from ledger.errors import InvalidRequest, NotFound
 from ledger.statuses import apply_results_in_tx
-from projections.positions import INSERT_LANE, LOCK_LANES, select_log, select_visible
+from projections.outcomes import Outcome
+from projections.positions import LOCK_LANES, select_log, select_visible
 from projections.repair_orders import exists_due
 from projections.rulesets import PublishedRulesets, load_rulesets
 from projections.tables import (
@@ -38,42 +39,56 @@ from projections.tables import (
 )
 
 REBUILD_LOCK = 1_145_393_477
-ROWS_PER_BATCH = 10_000
+BESIDE_FROM_ROWS = 50_000
 NEAR_ROWS = 5_000
 OLD_PREFIX = "projections_old_"
+TABLE_LOCK_MS = 500  # less than the server's deadlock_timeout: it is the rebuild that yields
+TABLE_LOCK_TRIES = 60
+SWAPPABLE = tuple(table for table in (*COMPARED, *COMPARED_SUMS) if table != "positions")
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%s)"
-CREATE_TABLES = "SELECT ledger.create_projection_tables(%s)"
-SELECT_LANES = "SELECT lane, position, incarnation FROM {}.positions ORDER BY lane"
 SELECT_OLD = r"""
     SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname LIKE 'projections\_old\_%'
-    ORDER BY nspname
+    ORDER BY length(nspname), nspname
 """
+SELECT_TABLES = (
+    "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind = 'r'"
+)
 RAISE_INCARNATION = "UPDATE positions SET incarnation = incarnation + 1"
 
-Progress = Callable[[int, int], None]
 
+class Topic(msgspec.Struct, frozen=True):
+    """The operations topic, to rebuild from it alone."""
 
-class RebuildRefused(LedgerError):
-    """Another rebuild runs, or the rebuilt books differ from the live ones."""
-
-    code = "rebuild_refused"
+    bootstrap: str
+    name: str
 
 
 class RebuildReport(msgspec.Struct, frozen=True):
-    """What a rebuild did. `kept_schema` holds the old books until they are dropped."""
+    """What a rebuild did. `kept_schema` holds the old books until they are dropped.
+
+    `fill_seconds` is what making the books took, and gives the rate; `seconds` also comparing
+    and swapping.
+    """
 
     operations: int
     position: int
     seconds: float
+    fill_seconds: float
+    operations_per_s: float
+    compared: bool
     swapped: bool
+    tables: tuple[str, ...]
     kept_schema: str | None
     difference: RowDifference | None
 
-    @property
-    def operations_per_s(self) -> float:
-        """Give the rate."""
-        return self.operations / self.seconds if self.seconds else 0.0
+
+class KeptBooks(msgspec.Struct, frozen=True):
+    """Books that a swap has kept; `tables` are all of them, or those that were swapped."""
+
+    schema: str
+    tables: tuple[str, ...]
+    size_bytes: int
 
 
 def rebuild(
@@ -81,162 +96,243 @@ def rebuild(
     *,
     compare: bool = True,
     swap: bool = True,
+    only: Collection[str] = (),
+    processes: int | None = None,
+    rows_per_stretch: int = ROWS_PER_STRETCH,
+    topic: Topic | None = None,
     deliver_in_tx: DeliverInTx = apply_results_in_tx,
-    progress: Progress = lambda _done, _total: None,
+    progress: Progress = lambda _step, _done, _total: None,
     failpoint: Callable[[str], None] = never,
 ) -> RebuildReport:
-    """Rebuild all books beside the live ones; compare row for row; swap.
+    """Rebuild the books beside the live ones; compare row for row; swap all tables, or `only` some.
 
     Raises RebuildRefused when another rebuild runs. A difference prevents the swap and is
-    reported, unless `compare` is off. `progress` is told positions done and to do.
+    reported, unless `compare` is off. `progress` is told the step, positions done and to do.
+    `processes` fill a long log beside each other (default: by the processors; 0: none), in
+    stretches of `rows_per_stretch`.
+    `topic` gives the rows instead of the log; refused when it has lost its beginning.
     """
+    named = _named(only)
     began = time.monotonic()
-    with connect_to(database_url) as live, connect_to(database_url) as shadow:
-        locked = live.execute(TRY_LOCK, (REBUILD_LOCK,)).fetchone()
-        if locked is None or not locked[0]:
-            raise RebuildRefused("another rebuild is running")
-        filler = _Filler(shadow)
-        while True:
-            visible = select_visible(live)
-            if visible - filler.position <= NEAR_ROWS:
-                break
-            filler.fill(visible, progress)
-        for table in (*COMPARED, *COMPARED_SUMS):
-            shadow.execute(sql.SQL("ANALYZE {}").format(_name(table)))
+    with ExitStack() as stack:
+        live, conn = (stack.enter_context(connect_to(database_url)) for _ in range(2))
+        _lock_out_others(live)
+        shadow = Shadow(conn, _rows_of(stack, live, topic))
+        visible = select_visible(live)
+        beside = processes_default() if processes is None else processes
+        long = visible >= BESIDE_FROM_ROWS or (processes is not None and visible > 0)
+        if beside and long and topic is None:
+            filling = StretchProcesses(database_url, beside, rows_per_stretch=rows_per_stretch)
+            shadow.fill_beside(filling, visible, progress)
+        while (visible := select_visible(live)) - shadow.position > NEAR_ROWS:
+            shadow.fill(visible, progress)
+        shadow.analyze()
+        filled = time.monotonic()
         failpoint("filled")
-        difference, kept = _swap(live, filler, compare, swap, deliver_in_tx, failpoint)
-        if difference is not None or not swap:
-            shadow.execute(_drop(SHADOW_SCHEMA))
-    seconds = time.monotonic() - began
+        rebuilding = _Rebuilding(live, shadow, named, deliver_in_tx, failpoint)
+        difference = None
+        if compare:
+            progress("comparing", shadow.position, shadow.position)
+            difference = rebuilding.compare(database_url)
+        kept = rebuilding.swap() if swap and difference is None else None
+        failpoint("swapped")
+        drop_schema(live, SHADOW_SCHEMA)
     return RebuildReport(
-        filler.operations, filler.position, seconds, kept is not None, kept, difference
+        operations=shadow.operations,
+        position=shadow.position,
+        seconds=time.monotonic() - began,
+        fill_seconds=filled - began,
+        operations_per_s=round(shadow.operations / (filled - began), 1),
+        compared=compare,
+        swapped=kept is not None,
+        tables=tuple(named) or SWAPPABLE,
+        kept_schema=kept,
+        difference=difference,
     )
 
 
+class _Rebuilding:
+    """A filled shadow beside the live books; tables named in `only` are swapped, or all."""
+
+    def __init__(
+        self,
+        conn: Connection[Any],
+        shadow: Shadow,
+        only: Collection[str],
+        deliver_in_tx: DeliverInTx,
+        failpoint: Callable[[str], None],
+    ) -> None:
+        self.conn = conn
+        self.shadow = shadow
+        self.only = only
+        self.deliver_in_tx = deliver_in_tx
+        self.failpoint = failpoint
+
+    def compare(self, database_url: str) -> RowDifference | None:
+        """Compare in one snapshot in which both books stand at the same point."""
+        with connect_to(database_url) as reader:
+            reader.isolation_level = IsolationLevel.REPEATABLE_READ
+            reader.read_only = True
+            with reader.transaction():
+                while not self._draw_level_and(lambda: reader.execute("SELECT 1")):
+                    pass
+                self.failpoint("level")
+                difference = first_difference(reader, LIVE_SCHEMA, SHADOW_SCHEMA, tables=self.only)
+        self.failpoint("compared")
+        return difference
+
+    def swap(self) -> str:
+        """Put the shadow in the place of the live books; return where the old ones are kept."""
+        for _ in range(TABLE_LOCK_TRIES):
+            try:
+                with self.conn.transaction():
+                    return self._swap_in_tx()
+            except errors.LockNotAvailable:
+                time.sleep(TABLE_LOCK_MS / 1000)
+        raise RebuildRefused("somebody holds the tables that are to be swapped")
+
+    def _draw_level_and(self, then: Callable[[], object]) -> bool:
+        """Stop the lanes, draw level, do something; False if something was due in between."""
+        with self.conn.transaction():
+            rows = self.conn.execute(LOCK_LANES).fetchall()
+            if self._finish_due_in_tx(rows[0][0]):
+                return False  # what it changed can be seen by others once it is committed
+            self.shadow.draw_level([(lane, position) for lane, position, _ in rows])
+            then()
+        return True
+
+    def _swap_in_tx(self) -> str:
+        rows = self.conn.execute(LOCK_LANES).fetchall()
+        self._finish_due_in_tx(rows[0][0])
+        self.shadow.draw_level([(lane, position) for lane, position, _ in rows])
+        self.failpoint("drained")
+        incarnation = max(row[2] for row in rows)
+        kept = sql.Identifier(f"{OLD_PREFIX}{incarnation}")
+        self.conn.execute(RAISE_INCARNATION)
+        if self.only:
+            self._swap_tables_in_tx(kept)
+        else:
+            self._swap_schemas_in_tx(kept, incarnation)
+        self.failpoint("renamed")
+        return f"{OLD_PREFIX}{incarnation}"
+
+    def _swap_schemas_in_tx(self, kept: sql.Identifier, incarnation: int) -> None:
+        live, shadow = sql.Identifier(LIVE_SCHEMA), sql.Identifier(SHADOW_SCHEMA)
+        follow = sql.SQL("UPDATE {}.positions SET incarnation = %s").format(shadow)
+        self.conn.execute(follow, (incarnation + 1,))
+        for old, new in ((live, kept), (shadow, live)):
+            self.conn.execute(sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(old, new))
+
+    def _swap_tables_in_tx(self, kept: sql.Identifier) -> None:
+        """Move the named tables, with their indexes and triggers, between the schemas."""
+        self.conn.execute(f"SET LOCAL lock_timeout = {TABLE_LOCK_MS}")
+        self.conn.execute(sql.SQL("CREATE SCHEMA {}").format(kept))
+        live, shadow = sql.Identifier(LIVE_SCHEMA), sql.Identifier(SHADOW_SCHEMA)
+        for table in self.only:
+            for old, new in ((live, kept), (shadow, live)):
+                move = sql.SQL("ALTER TABLE {}.{} SET SCHEMA {}")
+                self.conn.execute(move.format(old, sql.Identifier(table), new))
+
+    def _finish_due_in_tx(self, lane: int) -> bool:
+        """Do what the live consumers would do next, so that both sides stand at one point."""
+        rulesets = PublishedRulesets()
+        load_rulesets(self.conn, rulesets)
+        changed: list[Outcome] = []
+        performed = False
+        while exists_due(self.conn):
+            changed += perform_order_in_tx(self.conn, rulesets, lane) or []
+            performed = True
+        changed += sweep_waiters_in_tx(self.conn, rulesets, lane)
+        if changed:
+            self.deliver_in_tx(self.conn, results_of(changed))
+        return performed or bool(changed)
+
+
+# --- what swaps have kept -------------------------------------------------------------------
+
+
 def select_old_schemas(conn: Connection[Any]) -> list[str]:
-    """List the books that swaps have kept."""
+    """List the books that swaps have kept, oldest first."""
     return [row[0] for row in conn.execute(SELECT_OLD)]
 
 
-def drop_old_schemas(conn: Connection[Any]) -> list[str]:
-    """Drop the books that swaps have kept; return their names."""
-    names = select_old_schemas(conn)
+def select_kept_books(conn: Connection[Any]) -> list[KeptBooks]:
+    """List the books that swaps have kept, with their tables and what they take on disk."""
+    return [
+        KeptBooks(schema, tuple(sorted(sizes)), sum(sizes.values()))
+        for schema in select_old_schemas(conn)
+        for sizes in (_sizes(conn, schema),)
+    ]
+
+
+def drop_old_schemas(conn: Connection[Any], names: Sequence[str] = ()) -> list[str]:
+    """Drop the named books that swaps have kept (default: all); return their names.
+
+    Raises NotFound for a name that is no kept one. What a killed rebuild has left goes too.
+    """
+    kept = select_old_schemas(conn)
     for name in names:
-        conn.execute(_drop(name))
-    return names
+        _refuse_unknown(name, kept)
+    dropped = [name for name in kept if not names or name in names]
+    for name in dropped:
+        drop_schema(conn, name)
+    locked = conn.execute(TRY_LOCK, (REBUILD_LOCK,)).fetchone()
+    if locked is not None and locked[0]:
+        drop_schema(conn, SHADOW_SCHEMA)
+        conn.execute("SELECT pg_advisory_unlock(%s)", (REBUILD_LOCK,))
+    return dropped
 
 
-class _Filler:
-    """Fills the shadow schema from the log, in log order, as one lane that has no bus."""
+def compare_with_kept(conn: Connection[Any], schema: str) -> RowDifference | None:
+    """Compare the live books with kept ones, as far as those had come; raises NotFound.
 
-    def __init__(self, conn: Connection[Any]) -> None:
-        self.conn = conn
-        self.position = 0
-        self.operations = 0
-        self.rulesets = PublishedRulesets()
-        with conn.transaction():
-            conn.execute(_drop(SHADOW_SCHEMA))
-            conn.execute(CREATE_TABLES, (SHADOW_SCHEMA,))
-            conn.execute(sql.SQL("SET search_path = {}, ledger").format(_name(SHADOW_SCHEMA)))
-            log = select_log(conn)
-            conn.execute(INSERT_LANE, (0, log.log_id, log.incarnation, 0, 0))
-
-    def fill(self, through: int, progress: Progress) -> None:
-        """Handle everything up to a position."""
-        while self.position < through:
-            until = min(through, self.position + ROWS_PER_BATCH)
-            self._handle(select_published(self.conn, self.position, until), until)
-            progress(until, through)
-
-    def drain(self, lanes: list[tuple[int, int]]) -> None:
-        """Handle what each lane has handled beyond the position: (lane, its position)."""
-        reached = dict(lanes)
-        end = max(reached.values())
-        while self.position < end:
-            until = min(end, self.position + ROWS_PER_BATCH)
-            rows = [
-                row
-                for row in select_published(self.conn, self.position, until)
-                if _was_handled(row, reached)
-            ]
-            self._handle(rows, until)
-        with self.conn.transaction():
-            self.conn.execute("DELETE FROM positions")
-            log = select_log(self.conn)
-            for lane, position in lanes:
-                self.conn.execute(INSERT_LANE, (lane, log.log_id, log.incarnation, position, 0))
-            self._settle_due_in_tx()
-
-    def _handle(self, rows: list[LogRow], until: int) -> None:
-        messages = read_rows(self.conn, rows)
-        write_bisecting(self._write_in_one, messages, until)
-        self.position = until
-        self.operations += sum(isinstance(message, Booked) for message in messages)
-
-    def _write_in_one(
-        self, messages: Sequence[Booked | Decided], until: int, refusals: Refusals | None
-    ) -> None:
-        batch = prepare(self.rulesets, messages, refusals)
-        with self.conn.transaction():
-            handle_in_tx(self.conn, self.rulesets, batch, 0)
-            self.conn.execute("UPDATE positions SET position = %s", (until,))
-            self._settle_due_in_tx()
-
-    def _settle_due_in_tx(self) -> None:
-        while exists_due(self.conn):
-            perform_order_in_tx(self.conn, self.rulesets, 0)
-        sweep_waiters_in_tx(self.conn, self.rulesets, 0)
+    What is decided later is left out, and so are sums, which are of the present. Tables that
+    were not swapped are the same ones.
+    """
+    _refuse_unknown(schema, select_old_schemas(conn))
+    tables = set(_sizes(conn, schema))
+    if "positions" not in tables:
+        raise InvalidRequest(f"{schema} holds some tables only: they do not say how far they are")
+    row = conn.execute(
+        sql.SQL("SELECT min(position) FROM {}.positions").format(sql.Identifier(schema))
+    ).fetchone()
+    through = row[0] if row and row[0] is not None else 0
+    return first_difference(conn, LIVE_SCHEMA, schema, through=through)
 
 
-def _swap(
-    live: Connection[Any],
-    filler: _Filler,
-    compare: bool,
-    swap: bool,
-    deliver_in_tx: DeliverInTx,
-    failpoint: Callable[[str], None],
-) -> tuple[RowDifference | None, str | None]:
-    """Stop the lanes, drain to them, compare, rename: one transaction of the live books."""
-    with live.transaction():
-        rows = live.execute(LOCK_LANES).fetchall()
-        _finish_due_in_tx(live, rows[0][0], deliver_in_tx)
-        filler.drain([(lane, position) for lane, position, _ in rows])
-        failpoint("drained")
-        difference = first_difference(live, LIVE_SCHEMA, SHADOW_SCHEMA) if compare else None
-        if difference is not None or not swap:
-            return difference, None
-        incarnation = max(row[2] for row in rows)
-        kept = f"{OLD_PREFIX}{incarnation}"
-        live.execute(RAISE_INCARNATION)
-        shadow_positions = sql.SQL("UPDATE {}.positions SET incarnation = %s")
-        live.execute(shadow_positions.format(_name(SHADOW_SCHEMA)), (incarnation + 1,))
-        for old, new in ((LIVE_SCHEMA, kept), (SHADOW_SCHEMA, LIVE_SCHEMA)):
-            rename = sql.SQL("ALTER SCHEMA {} RENAME TO {}")
-            live.execute(rename.format(_name(old), _name(new)))
-        failpoint("renamed")
-    return None, kept
+def _sizes(conn: Connection[Any], schema: str) -> dict[str, int]:
+    rows = conn.execute(SELECT_TABLES, (schema,)).fetchall()
+    return {
+        table: conn.execute(
+            "SELECT pg_total_relation_size(format('%%I.%%I', %s::text, %s::text)::regclass)",
+            (schema, table),
+        ).fetchone()[0]  # type: ignore[index]
+        for (table,) in rows
+    }
 
 
-def _finish_due_in_tx(live: Connection[Any], lane: int, deliver_in_tx: DeliverInTx) -> None:
-    """Do what the live consumers would do next, so that both sides stand at the same point."""
-    rulesets = PublishedRulesets()
-    load_rulesets(live, rulesets)
-    changed = []
-    while exists_due(live):
-        changed += perform_order_in_tx(live, rulesets, lane) or []
-    changed += sweep_waiters_in_tx(live, rulesets, lane)
-    if changed:
-        deliver_in_tx(live, results_of(changed))
+def _refuse_unknown(name: str, kept: Sequence[str]) -> None:
+    if name not in kept:
+        raise NotFound(f"no kept books {name}: there are {', '.join(kept) or 'none'}")
 
 
-def _was_handled(row: LogRow, reached: dict[int, int]) -> bool:
-    lane = lane_of(row, len(reached))
-    return row.position <= (max(reached.values()) if lane is None else reached[lane])
+def _rows_of(stack: ExitStack, live: Connection[Any], topic: Topic | None) -> Rows | None:
+    if topic is None:
+        return None
+    found = open_topic_rows(live, topic.bootstrap, topic.name, select_log(live))
+    stack.callback(found.close)
+    return found
 
 
-def _drop(schema: str) -> sql.Composed:
-    return sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(_name(schema))
+def _named(only: Collection[str]) -> list[str]:
+    unknown = sorted(set(only) - set(SWAPPABLE))
+    if unknown:
+        known = ", ".join(SWAPPABLE)
+        raise InvalidRequest(f"no table {', '.join(unknown)} to rebuild: {known}")
+    return [table for table in SWAPPABLE if table in only]
 
 
-def _name(schema: str) -> sql.Identifier:
-    return sql.Identifier(schema)
+def _lock_out_others(live: Connection[Any]) -> None:
+    locked = live.execute(TRY_LOCK, (REBUILD_LOCK,)).fetchone()
+    if locked is None or not locked[0]:
+        raise RebuildRefused("another rebuild is running")

@@ -53,6 +53,8 @@ RAISE_EPOCH = """
 BOUND_SILENCE = "SELECT set_config('idle_session_timeout', %s, false)"
 SAVE_POSITION = "UPDATE ledger.relays SET position = %s WHERE topic = %s AND epoch = %s"
 REPUBLISH = "UPDATE ledger.relays SET position = %s, epoch = epoch + 1 WHERE topic = %s"
+LOCK_RELAY = "SELECT position FROM ledger.relays WHERE topic = %s FOR UPDATE"
+SELECT_RELAY = "SELECT epoch, position FROM ledger.relays WHERE topic = %s"
 FORGET = "DELETE FROM ledger.relays WHERE topic = %s"
 
 log = structlog.get_logger("infra.relay")
@@ -248,12 +250,34 @@ class TopicsLook:
         self._looked_at = time.monotonic()
 
 
-def republish(conn: Connection[Any], topic: str, *, from_position: int = 0) -> None:
+class RelayState(msgspec.Struct, frozen=True):
+    """Where the relay of a topic stands; its epoch is raised whenever somebody takes over."""
+
+    epoch: int
+    position: int
+
+
+def select_relay(conn: Connection[Any], topic: str) -> RelayState | None:
+    """Read the position row of a topic; None before its first relay."""
+    row = conn.execute(SELECT_RELAY, (topic,)).fetchone()
+    return None if row is None else RelayState(*row)
+
+
+def republish(conn: Connection[Any], topic: str, *, from_position: int = 0) -> bool:
     """Send the log again from a position: Kafka was lost, or its topic made anew.
 
     The active relay is fenced and starts again there; what consumers have is recognised.
+    False when no relay has published the topic yet. Raises RelayRefused for a position that
+    the relay has not reached: what lies between would never be sent.
     """
-    conn.execute(REPUBLISH, (from_position, topic))
+    with conn.transaction():
+        row = conn.execute(LOCK_RELAY, (topic,)).fetchone()
+        if row is None:
+            return False
+        if from_position > row[0]:
+            raise RelayRefused(f"the relay of {topic} is at {row[0]}, before {from_position}")
+        conn.execute(REPUBLISH, (from_position, topic))
+    return True
 
 
 def forget_topic(conn: Connection[Any], topic: str) -> None:

@@ -27,6 +27,7 @@ from infra.cli import (
     history,
     keys,
     posting,
+    rebuilding,
     repair,
     repair_overrides,
     repair_set_aside,
@@ -43,6 +44,7 @@ from infra.client import ApiRefused, ApiUnavailable
 from infra.day_schedule import ScheduleRefused
 from infra.postgres import PostgresUnavailable, SchemaRefused
 from infra.process_metrics import MetricsPortTaken
+from infra.relay import RelayRefused
 from infra.serve import ServeRefused
 from infra.settings import load_settings, with_overrides
 from infra.traces import TracingRefused
@@ -82,6 +84,7 @@ for register in (
     repair.add_to,
     repair_overrides.add_to,
     repair_set_aside.add_to,
+    rebuilding.add_to,
     auditing.add_to,
     history.add_to,
     keys.add_to,
@@ -125,6 +128,7 @@ EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (PostgresUnavailable, ExitCode.UNAVAILABLE),
     (SchemaRefused, ExitCode.REFUSED),
     (DecisionRefused, ExitCode.REFUSED),
+    (RelayRefused, ExitCode.REFUSED),
     (psycopg.OperationalError, ExitCode.UNAVAILABLE),
     (KafkaError, ExitCode.UNAVAILABLE),
     (ValidationError, ExitCode.USAGE),

@@ -1,4 +1,4 @@
-"""`daybook rules|rebuild`: the rules of the books, and the books made again.
+"""`daybook rules`: chart and posting rules, checked and published.
 
 Invariant: rules are decisions in the log, written here and met by the consumers; every command
 is safe to repeat.
@@ -14,13 +14,11 @@ import typer
 from accounting.ruleset import Ruleset
 from accounting.ruleset_errors import RuleError
 from accounting.ruleset_files import SHIPPED, load_ruleset
-from consumers.rebuild import drop_old_schemas, rebuild
-from infra.cli.console import Json, out, progress_bar, say, show_json
+from infra.cli.console import Json, out, say, show_json
 from infra.cli.context import database, settings_in_use
 from infra.cli.exit_codes import ExitCode
 from infra.first_start import publish_rules
 from ledger.principals import LOCAL_PRINCIPAL
-from projections.tables import connect_to
 
 Directory = Annotated[
     Path | None, typer.Argument(help="Folder of TOML files; default: the shipped rules.")
@@ -36,7 +34,6 @@ rules_app = typer.Typer(help="Chart and posting rules: check and publish.", no_a
 def add_to(app: typer.Typer) -> None:
     """Add this page's commands."""
     app.add_typer(rules_app, name="rules")
-    app.command("rebuild")(rebuild_command)
 
 
 # --- rules ----------------------------------------------------------------------------------
@@ -111,49 +108,3 @@ def _show_findings(findings: list[RuleError], *, as_json: bool) -> None:
     for finding in findings:
         out().print(str(finding), markup=False)
     out().print(f"{len(findings)} errors; nothing was published", markup=False)
-
-
-# --- rebuild --------------------------------------------------------------------------------
-
-
-def rebuild_command(
-    ctx: typer.Context,
-    check: Annotated[
-        bool, typer.Option("--check", help="Rebuild and compare, but keep the live books.")
-    ] = False,
-    without_compare: Annotated[
-        bool, typer.Option("--no-compare", help="Swap although the books differ (after a fix).")
-    ] = False,
-    drop_old: Annotated[
-        bool, typer.Option("--drop-old", help="Afterwards drop what earlier swaps have kept.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Make the books again from the log, beside the live ones; compare row for row; swap.
-
-    Posting goes on meanwhile. Exit code 1 when the rebuilt books differ (nothing is swapped).
-
-    \b
-    Examples:
-      daybook rebuild --check
-      daybook rebuild --drop-old
-    """
-    with database(settings_in_use(ctx)) as url:
-        with progress_bar("rebuilding") as bar:
-            report = rebuild(url, compare=not without_compare, swap=not check, progress=bar.reach)
-        if drop_old and report.difference is None:
-            with connect_to(url) as conn:
-                drop_old_schemas(conn)
-    if as_json:
-        show_json(report)
-    else:
-        out().print(
-            f"{report.operations:,} operations in {report.seconds:.1f} s "
-            f"({report.operations_per_s:,.0f}/s), to position {report.position:,}",
-            markup=False,
-        )
-        said = "swapped" if report.swapped else "not swapped"
-        verdict = "the same books" if report.difference is None else f"DIFFERS: {report.difference}"
-        out().print(f"{verdict}; {said}", markup=False)
-    if report.difference is not None:
-        raise typer.Exit(ExitCode.NO)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from consumers.rebuild import drop_old_schemas, rebuild, select_old_schemas
+from consumers.rebuild import (
+    compare_with_kept,
+    drop_old_schemas,
+    rebuild,
+    select_kept_books,
+    select_old_schemas,
+)
+from ledger.errors import InvalidRequest, NotFound
 from projections.positions import LanesChanged
 from projections.tables import connect_to
 from tests.consumers.caught_up import (
@@ -75,7 +82,7 @@ def test_posting_goes_on_beside_a_rebuild_and_the_consumer_follows_the_swap(
     assert rebuild(database_url).difference is None
 
 
-@pytest.mark.parametrize("point", ["filled", "drained", "renamed"])
+@pytest.mark.parametrize("point", ["filled", "level", "compared", "drained", "renamed"])
 def test_a_killed_rebuild_leaves_the_live_books_and_can_be_repeated(
     database_url: str, point: str
 ) -> None:
@@ -158,3 +165,107 @@ def test_a_rebuild_sends_no_results(database_url: str) -> None:
 
         count = conn.execute("SELECT count(*) FROM ledger.accounting_statuses").fetchone()
     assert count == (0,)
+
+
+def damage(database_url: str) -> None:
+    """Change one sum and one line of the live books behind everybody's back."""
+    with connect_to(database_url) as conn:
+        conn.execute("UPDATE gl_balances SET credit_minor = credit_minor + 7")
+        conn.execute("ALTER TABLE voucher_lines DISABLE TRIGGER USER")
+        conn.execute("UPDATE voucher_lines SET subject = '9999' WHERE line_no = 1")
+        conn.execute("ALTER TABLE voucher_lines ENABLE TRIGGER USER")
+
+
+def test_one_table_is_rebuilt_and_the_others_stay(database_url: str) -> None:
+    written = WrittenLog(database_url)
+    a_day(written)
+    consume_log(database_url)
+    whole = books(database_url)
+    damage(database_url)
+    damaged = books(database_url)
+
+    with log_consumer(database_url) as consumer:
+        report = rebuild(database_url, only=["gl_balances"], compare=False)
+        written.commit(written.recharge("meanwhile", "C-1"))
+        with pytest.raises(LanesChanged):
+            consumer.step()
+
+    assert report.swapped
+    assert report.tables == ("gl_balances",)
+    found = books(database_url)
+    assert found.pop("gl_balances") == whole["gl_balances"] != damaged.pop("gl_balances")
+    assert found == damaged
+    with connect_to(database_url) as conn:
+        (kept,) = select_kept_books(conn)
+        assert (kept.schema, kept.tables) == (report.kept_schema, ("gl_balances",))
+        with pytest.raises(InvalidRequest, match="some tables only"):
+            compare_with_kept(conn, kept.schema)
+    rebuild(database_url, only=["voucher_lines"], compare=False)
+    consume_log(database_url)
+    assert statuses(database_url)["meanwhile"] == ("vouchered", None)
+    assert rebuild(database_url).difference is None
+
+
+def test_only_the_named_tables_are_compared(database_url: str) -> None:
+    written = WrittenLog(database_url)
+    a_day(written)
+    consume_log(database_url)
+    damage(database_url)
+
+    assert rebuild(database_url, only=["outcomes", "vouchers"], swap=False).difference is None
+    found = rebuild(database_url, only=["gl_balances"], swap=False).difference
+    assert found is not None
+    assert found.table == "gl_balances"
+    with pytest.raises(InvalidRequest, match="no table vuochers to rebuild"):
+        rebuild(database_url, only=["vuochers"])
+
+
+def test_a_reader_in_the_way_of_a_table_delays_the_swap_and_is_not_harmed(
+    database_url: str,
+) -> None:
+    written = WrittenLog(database_url)
+    a_day(written)
+    consume_log(database_url)
+    with connect_to(database_url) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM gl_balances").fetchone()
+        given_up = []
+
+        def count(point: str) -> None:
+            if point == "drained":
+                given_up.append(point)
+            if len(given_up) == 2 and not reader.closed:
+                reader.execute("SELECT count(*) FROM voucher_lines").fetchone()
+                reader.execute("COMMIT")
+                reader.close()
+
+        assert rebuild(database_url, only=["voucher_lines", "gl_balances"], failpoint=count).swapped
+    assert len(given_up) >= 2
+
+
+def test_kept_books_are_compared_with_what_replaced_them(database_url: str) -> None:
+    written = WrittenLog(database_url)
+    a_day(written)
+    consume_log(database_url)
+    same = rebuild(database_url).kept_schema
+    damage(database_url)
+    damaged = rebuild(database_url, compare=False).kept_schema
+    assert same is not None
+    assert damaged is not None
+    written.commit(written.recharge("later", "C-1"))
+    written.decide(
+        lambda made: made.request_repair(written.book_id, [f"p-{n}" for n in range(9)], maker="al")
+    )
+    consume_log(database_url)  # what is decided later is no difference
+
+    with connect_to(database_url) as conn:
+        assert compare_with_kept(conn, same) is None
+        found = compare_with_kept(conn, damaged)
+        with pytest.raises(NotFound, match="no kept books nobody"):
+            compare_with_kept(conn, "nobody")
+        assert drop_old_schemas(conn, [damaged]) == [damaged]
+        assert select_old_schemas(conn) == [same]
+    assert found is not None
+    assert found.table == "voucher_lines"
+    assert found.rebuilt is not None
+    assert found.rebuilt["subject"] == "9999"

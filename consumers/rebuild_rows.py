@@ -1,0 +1,162 @@
+"""Where a rebuild's rows come from: the log itself, or the topic alone.
+
+Invariant: a source gives every published row with after < position ≤ through, in order, or
+refuses; it never leaves one out.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+from psycopg import Connection
+
+from consumers.log_rows import select_published
+from consumers.messages import LogRow, Message, Unreadable, read_message
+from consumers.set_aside import is_set_aside
+from ledger.errors import LedgerError
+from projections.positions import LogName
+
+SILENCE_S = 20.0
+FROM_THE_LOG = "rebuild from the log instead (without --from-kafka)"
+
+
+class RebuildRefused(LedgerError):
+    """Another rebuild runs, or what it is to be made from is not all there."""
+
+    code = "rebuild_refused"
+
+
+class Rows(Protocol):
+    """What a rebuild needs of a source."""
+
+    is_log: bool
+
+    def published(self, after: int, through: int) -> list[LogRow]:
+        """Give the published rows with after < position ≤ through, in order."""
+
+    def forget(self, through: int) -> None:
+        """Say that rows up to a position will not be asked for again."""
+
+
+class LogRows:
+    """The log itself."""
+
+    is_log = True
+
+    def __init__(self, conn: Connection[Any]) -> None:
+        self._conn = conn
+
+    def published(self, after: int, through: int) -> list[LogRow]:
+        """Read them; raises LogCorrupt for a hole."""
+        return select_published(self._conn, after, through)
+
+    def forget(self, through: int) -> None:
+        """Nothing: the log keeps everything."""
+
+
+class TopicRows:
+    """The operations topic from its beginning, its partitions merged into the order of the log.
+
+    `conn` is asked only whether a message that nobody can read was set aside.
+    """
+
+    is_log = False
+
+    def __init__(self, conn: Connection[Any], bootstrap: str, topic: str, log: LogName) -> None:
+        self._conn = conn
+        self._topic = topic
+        self._log = log
+        self._rows: dict[int, LogRow] = {}
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=bootstrap.split(","),
+            enable_auto_commit=False,
+            allow_auto_create_topics=False,
+            fetch_max_bytes=16 * 1024 * 1024,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
+        partitions = sorted(self._consumer.partitions_for_topic(topic) or ())
+        if not partitions:
+            self.close()
+            raise RebuildRefused(f"topic {topic} is not there: {FROM_THE_LOG}")
+        places = [TopicPartition(topic, partition) for partition in partitions]
+        self._consumer.assign(places)
+        self._consumer.seek_to_beginning(*places)
+        self._reached = dict.fromkeys(partitions, 0)
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close(autocommit=False)
+
+    def published(self, after: int, through: int) -> list[LogRow]:
+        """Read every partition until it is through; raises RebuildRefused where one cannot be."""
+        heard = time.monotonic()
+        while behind := [part for part, at in self._reached.items() if at < through]:
+            self._listen_to(behind)
+            if self._take():
+                heard = time.monotonic()
+            elif time.monotonic() - heard > SILENCE_S:
+                part = behind[0]
+                raise RebuildRefused(
+                    f"partition {part} of {self._topic} ends at position {self._reached[part]:,}, "
+                    f"the books stand at {through:,}: start the relay, or {FROM_THE_LOG}"
+                )
+        return [self._rows[at] for at in sorted(self._rows) if after < at <= through]
+
+    def forget(self, through: int) -> None:
+        """Let go of rows that nobody will ask for."""
+        for position in [at for at in self._rows if at <= through]:
+            del self._rows[position]
+
+    def _listen_to(self, partitions: list[int]) -> None:
+        """Fetch only what is behind, so that no partition fills the memory."""
+        for place in self._consumer.assignment():
+            if place.partition in partitions:
+                self._consumer.resume(place)
+            else:
+                self._consumer.pause(place)
+
+    def _take(self) -> bool:
+        taken = False
+        for place, records in self._consumer.poll(timeout_ms=500).items():
+            for record in records:
+                taken = True
+                message = self._message(place.partition, record)
+                if message is not None:
+                    self._join(place.partition, message)
+        return taken
+
+    def _join(self, partition: int, message: Message) -> None:
+        reached = self._reached[partition]
+        if message.after > reached:
+            begins = "has lost its beginning" if not reached else "has a gap"
+            raise RebuildRefused(
+                f"partition {partition} of {self._topic} {begins}: positions {reached + 1:,} to "
+                f"{message.after:,} are not in it any more (retention); {FROM_THE_LOG}"
+            )
+        self._rows.update((row.position, row) for row in message.rows if row.position > reached)
+        self._reached[partition] = max(reached, message.through)
+
+    def _message(self, partition: int, record: Any) -> Message | None:
+        """Read a message; None for one that was set aside."""
+        place = {"topic": self._topic, "partition": partition, "at_offset": record.offset}
+        try:
+            message = read_message(record.value, **place)
+        except Unreadable as error:
+            if is_set_aside(self._conn, error):
+                return None
+            raise
+        if (message.log_id, message.incarnation) != (str(self._log.log_id), self._log.incarnation):
+            named = f"{message.log_id}/{message.incarnation}"
+            raise RebuildRefused(f"{self._topic} carries another log, {named}: {FROM_THE_LOG}")
+        return message
+
+
+def open_topic_rows(conn: Connection[Any], bootstrap: str, topic: str, log: LogName) -> TopicRows:
+    """Open the topic; raises RebuildRefused when no broker answers."""
+    try:
+        return TopicRows(conn, bootstrap, topic, log)
+    except KafkaError as error:
+        raise RebuildRefused(f"no broker at {bootstrap} ({error}): {FROM_THE_LOG}") from error

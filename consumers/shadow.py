@@ -1,0 +1,177 @@
+"""The shadow: books made from the log beside the live ones, as far as the live ones are.
+
+It is filled in long stretches by processes beside each other where the log is long, and in log
+order by the ordinary handler otherwise. Invariant: after `draw_level` it stands exactly where
+the live lanes stand, and holds what they have made of the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from psycopg import Connection, sql
+
+from consumers.bisection import Refusals, write_bisecting
+from consumers.log_rows import select_decisions, select_rows_at
+from consumers.messages import Booked, Decided, LogRow, lane_of
+from consumers.rebuild_rows import LogRows, Rows
+from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
+from consumers.set_aside import read_rows
+from consumers.stretch_processes import StretchProcesses
+from consumers.stretches import LANE, WRITERS_LOCK, select_shadow
+from consumers.vouchers import handle_in_tx, keep_decisions_in_tx, prepare
+from projections.bare_tables import put_back_indexes, take_off_indexes
+from projections.positions import INSERT_LANE, select_log
+from projections.repair_orders import exists_due
+from projections.rulesets import PublishedRulesets
+from projections.tables import COMPARED, COMPARED_SUMS, SHADOW_SCHEMA, use_schema
+
+ROWS_PER_BATCH = 10_000
+LEFT_PER_BATCH = 4_000
+
+CREATE_TABLES = "SELECT ledger.create_projection_tables(%s)"
+LOCK_WRITERS = "SELECT pg_advisory_xact_lock(%s)"
+# Seen before the log's table by this session alone: the operations that came by the topic.
+CREATE_OWN_ROWS = """
+    CREATE TEMP TABLE stored_events (
+        notification_id bigint PRIMARY KEY, topic text NOT NULL, state bytea NOT NULL
+    )
+"""
+INSERT_OWN_ROWS = """
+    INSERT INTO pg_temp.stored_events
+    SELECT position, topic, state
+    FROM unnest(%s::bigint[], %s::text[], %s::bytea[]) AS came(position, topic, state)
+    ON CONFLICT (notification_id) DO NOTHING
+"""
+DROP = sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE")
+
+Lanes = Sequence[tuple[int, int]]
+Progress = Callable[[str, int, int], None]
+
+
+class Shadow:
+    """The shadow schema over one connection. `lanes` says how far each lane's rows are in it.
+
+    `rows` is where they come from (default: the log).
+    """
+
+    def __init__(self, conn: Connection[Any], rows: Rows | None = None) -> None:
+        self.conn = conn
+        self.rows = rows or LogRows(conn)
+        self.operations = 0
+        self.lanes: Lanes = [(LANE, 0)]
+        self._rulesets = PublishedRulesets()
+        with conn.transaction():
+            # Processes of a rebuild that was killed end with the stretch they are at.
+            conn.execute(LOCK_WRITERS, (WRITERS_LOCK,))
+            drop_schema(conn, SHADOW_SCHEMA)
+            conn.execute(CREATE_TABLES, (SHADOW_SCHEMA,))
+        use_schema(conn, SHADOW_SCHEMA)
+        if not self.rows.is_log:
+            conn.execute(CREATE_OWN_ROWS)
+        self._place_lanes([(LANE, 0)])
+
+    @property
+    def position(self) -> int:
+        """Everything up to it is in the shadow."""
+        return min(position for _, position in self.lanes)
+
+    def fill_beside(self, processes: StretchProcesses, through: int, progress: Progress) -> None:
+        """Fill an empty shadow from the log with processes beside each other."""
+        statements = take_off_indexes(self.conn, SHADOW_SCHEMA)
+        decided = read_rows(self.conn, select_decisions(self.conn, through))
+        with self.conn.transaction():
+            keep_decisions_in_tx(self.conn, prepare(self._rulesets, decided).decided)
+        posted = processes.post(
+            select_shadow(self.conn), through, lambda done, total: progress("filling", done, total)
+        )
+        progress("indexing", through, through)
+        put_back_indexes(self.conn, statements)
+        self.analyze()
+        for first in range(0, len(posted.left), LEFT_PER_BATCH):
+            progress("what depends", first, len(posted.left))
+            positions = posted.left[first : first + LEFT_PER_BATCH]
+            self._handle(select_rows_at(self.conn, positions), 0)
+        self.operations = posted.operations
+        with self.conn.transaction():
+            self._place_lanes([(LANE, through)])
+            self._settle_due_in_tx()
+
+    def fill(self, through: int, progress: Progress) -> None:
+        """Handle everything up to a position, in log order."""
+        while self.position < through:
+            until = min(through, self.position + ROWS_PER_BATCH)
+            self._handle(self.rows.published(self.position, until), until)
+            self.lanes = [(LANE, until)]
+            self.rows.forget(until)
+            progress("filling", until, through)
+
+    def draw_level(self, lanes: Lanes) -> None:
+        """Handle what each lane has handled beyond this shadow: (lane, its position)."""
+        before, now = dict(self.lanes), dict(lanes)
+        visible, end = min(now.values()), max(now.values())
+        start = self.position
+        while start < end:
+            until = min(end, start + ROWS_PER_BATCH)
+            rows = [
+                row
+                for row in self.rows.published(start, until)
+                if was_handled(row, now) and not was_handled(row, before)
+            ]
+            self._handle(rows, min(until, visible))
+            start = until
+        self.rows.forget(visible)
+        with self.conn.transaction():
+            self._place_lanes(lanes)
+            self._settle_due_in_tx()
+
+    def analyze(self) -> None:
+        """Let the planner know the books before anybody reads them."""
+        for table in (*COMPARED, *COMPARED_SUMS):
+            place = sql.Identifier(SHADOW_SCHEMA, table)
+            self.conn.execute(sql.SQL("ANALYZE {}").format(place))
+
+    def _place_lanes(self, lanes: Lanes) -> None:
+        log = select_log(self.conn)
+        self.conn.execute("DELETE FROM positions")
+        for lane, position in lanes:
+            self.conn.execute(INSERT_LANE, (lane, log.log_id, log.incarnation, position, 0))
+        self.lanes = list(lanes)
+
+    def _handle(self, rows: list[LogRow], reach: int) -> None:
+        """Handle rows; the shadow's position goes to `reach`, never beyond."""
+        messages = read_rows(self.conn, rows)
+        if rows and not self.rows.is_log:
+            columns = zip(
+                *((row.position, row.topic, bytes(row.state)) for row in rows), strict=True
+            )
+            self.conn.execute(INSERT_OWN_ROWS, [list(column) for column in columns])
+
+        def write_in_one(
+            part: Sequence[Booked | Decided], until: int, refusals: Refusals | None
+        ) -> None:
+            batch = prepare(self._rulesets, part, refusals)
+            with self.conn.transaction():
+                handle_in_tx(self.conn, self._rulesets, batch, LANE)
+                self.conn.execute("UPDATE positions SET position = %s", (min(until, reach),))
+                self._settle_due_in_tx()
+
+        write_bisecting(write_in_one, messages, reach)
+        self.operations += sum(isinstance(message, Booked) for message in messages)
+
+    def _settle_due_in_tx(self) -> None:
+        while exists_due(self.conn):
+            perform_order_in_tx(self.conn, self._rulesets, LANE)
+        sweep_waiters_in_tx(self.conn, self._rulesets, LANE)
+
+
+def was_handled(row: LogRow, reached: dict[int, int]) -> bool:
+    """Tell whether lanes that stand there have handled a row; a decision comes by each lane."""
+    lane = lane_of(row, len(reached))
+    return row.position <= (max(reached.values()) if lane is None else reached[lane])
+
+
+def drop_schema(conn: Connection[Any], schema: str) -> None:
+    """Drop a schema with what is in it, if it is there."""
+    conn.execute(DROP.format(sql.Identifier(schema)))

@@ -1,0 +1,149 @@
+"""A stretch of the log made into rows of a rebuild's shadow at once, in a process of its own.
+
+Operations that name no original do not depend on each other, so stretches are handled beside
+each other, as lanes are; what names an original that is not final in the same stretch is left
+to the ordinary handler, and so is a stretch that the database refuses. `python -m
+consumers.stretches` reads one line (`Asked`), then a line for each stretch. Invariant: each
+operation of a stretch is either written, with all that follows from it, or named in `left`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import Connection, errors
+
+from consumers.log_rows import select_published
+from consumers.messages import Booked, Unreadable
+from consumers.posting import Attempt, Settled, settle
+from consumers.set_aside import read_rows
+from consumers.sums import Sums
+from consumers.vouchers import prepare, settle_behind, write_new_in_tx
+from ledger.errors import LogCorrupt
+from projections.outcomes import WAITING, OperationName, Standing, copy_outcomes_in_tx
+from projections.rulesets import PublishedRulesets, load_rulesets
+from projections.tables import SHADOW_SCHEMA, connect_to
+
+LANE = 0
+SUMS_MAX = 200_000
+WRITERS_LOCK = 1_145_393_479
+SELECT_SHADOW = "SELECT to_regnamespace(%s)::oid::bigint"
+LOCK_SHARED = "SELECT pg_advisory_lock_shared(%s)"
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """Where to write: the address comes over a pipe, as it may hold a password.
+
+    `shadow` is the schema's number: one of that name may be another rebuild's by now.
+    """
+
+    url: str
+    shadow: int
+
+
+class Stretch(msgspec.Struct, frozen=True, array_like=True):
+    """The rows with after < position ≤ through; `through` of 0 says that no more will come."""
+
+    after: int
+    through: int
+
+
+class Posted(msgspec.Struct, frozen=True):
+    """How many operations a stretch had, and which positions are left to the ordinary handler."""
+
+    operations: int = 0
+    left: tuple[int, ...] = ()
+    failed: str | None = None
+
+
+class StretchWriter:
+    """Writes stretches over one connection to the shadow; its long tables have no indexes."""
+
+    def __init__(self, conn: Connection[Any]) -> None:
+        self._conn = conn
+        self._sums = Sums()
+        self._rulesets = PublishedRulesets()
+        load_rulesets(conn, self._rulesets)
+
+    def post(self, stretch: Stretch) -> Posted:
+        """Write a stretch in one transaction. Raises LogCorrupt, Unreadable, psycopg.Error."""
+        rows = select_published(self._conn, stretch.after, stretch.through)
+        booked = [each for each in read_rows(self._conn, rows) if isinstance(each, Booked)]
+        attempts = prepare(self._rulesets, booked).attempts
+        settled, left = settle_independent(self._rulesets, attempts)
+        waiting = set(left)
+        new = [each for each in booked if each.position not in waiting] if waiting else booked
+        try:
+            with self._conn.transaction():
+                copy_outcomes_in_tx(self._conn, [each.outcome for each in settled])
+                write_new_in_tx(self._conn, settled, new, self._sums)
+        except (psycopg.DataError, psycopg.IntegrityError, errors.RaiseException):
+            return Posted(len(booked), tuple(each.position for each in booked))
+        if len(self._sums) > SUMS_MAX:
+            self.finish()
+        return Posted(len(booked), tuple(left))
+
+    def finish(self) -> None:
+        """Write what was only added up so far."""
+        self._sums.post_in_tx(self._conn, LANE)
+
+
+def settle_independent(
+    rulesets: PublishedRulesets, attempts: Sequence[Attempt]
+) -> tuple[list[Settled], list[int]]:
+    """Settle what depends on nothing outside these attempts; name the positions of the rest."""
+    if all(tried.booked.operation.original_operation_id is None for tried in attempts):
+        return [settle(tried, tried.booked.position) for tried in attempts], []
+    settled: list[Settled] = []
+    left: list[int] = []
+    standings: dict[OperationName, Standing] = {}
+    for tried in attempts:
+        each = settle_behind(tried, standings, rulesets)
+        outcome = each.outcome
+        if outcome.status == WAITING:
+            left.append(outcome.position)
+            continue
+        settled.append(each)
+        standings.setdefault(outcome.name, Standing(outcome.status, outcome.attempt_position))
+    return settled, left
+
+
+def select_shadow(conn: Connection[Any]) -> int:
+    """Read the number of the shadow schema; 0 without one."""
+    row = conn.execute(SELECT_SHADOW, (SHADOW_SCHEMA,)).fetchone()
+    return (row[0] or 0) if row is not None else 0
+
+
+def _serve() -> None:
+    """Answer each line of standard input; end with it, as when the asking process dies."""
+    lines, say = sys.stdin.buffer, sys.stdout.buffer
+    asked = msgspec.json.decode(lines.readline(), type=Asked)
+    with connect_to(asked.url, SHADOW_SCHEMA) as conn:
+        conn.execute(LOCK_SHARED, (WRITERS_LOCK,))
+        if select_shadow(conn) != asked.shadow:
+            return  # the one that asked has died, and another rebuild has begun
+        writer = StretchWriter(conn)
+        for line in lines:
+            stretch = msgspec.json.decode(line, type=Stretch)
+            posted = Posted()
+            try:
+                if stretch.through:
+                    posted = writer.post(stretch)
+                else:
+                    writer.finish()
+            except (psycopg.Error, LogCorrupt, Unreadable) as error:
+                posted = Posted(failed=f"{type(error).__name__}: {error}")
+            try:
+                say.write(msgspec.json.encode(posted) + b"\n")
+                say.flush()
+            except BrokenPipeError:
+                os._exit(1)  # nobody listens any more: the one that asked has died
+
+
+if __name__ == "__main__":
+    _serve()
