@@ -118,6 +118,36 @@ class LogBus:
         self._conn.close()
 
 
+class HeldPartitions:
+    """Partitions that stand before a message, each until it is given again after a while."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+        self._until: dict[TopicPartition, float] = {}
+
+    def hold(self, place: TopicPartition, offset: int) -> None:
+        """Pause a partition before the message at an offset; others flow on."""
+        if seek(self._consumer, place, offset):
+            self._consumer.pause(place)
+            self._until[place] = time.monotonic() + HOLD_S
+
+    def release(self) -> None:
+        """Let those go on that have stood long enough."""
+        now = time.monotonic()
+        for place in [place for place, until in self._until.items() if until <= now]:
+            del self._until[place]
+            if place in self._consumer.assignment():
+                self._consumer.resume(place)
+
+
+def seek(consumer: KafkaConsumer, place: TopicPartition, offset: int) -> bool:
+    """Give the message at an offset next; False when the partition is another's by now."""
+    if place not in consumer.assignment():
+        return False
+    consumer.seek(place, offset)
+    return True
+
+
 class KafkaBus:
     """Reads the operations topic as a member of a group; a lane is a partition."""
 
@@ -134,7 +164,6 @@ class KafkaBus:
         self._topic = topic
         self._log = log
         self._operations_max = operations_max
-        self._held: dict[TopicPartition, float] = {}
         self._pending: dict[int, int] = {}  # lane → first offset given and not acknowledged
         self._consumer = KafkaConsumer(
             bootstrap_servers=bootstrap.split(","),
@@ -155,11 +184,12 @@ class KafkaBus:
             self._consumer.close(autocommit=False)
             raise KafkaError(f"topic {topic} is not there yet")
         self.lanes = len(partitions)
+        self._held = HeldPartitions(self._consumer)
         self._consumer.subscribe([topic])
 
     def poll(self, timeout_s: float) -> Sequence[Poll | Stuck]:
         """Give what arrived, merged per partition up to `operations_max` rows."""
-        self._release_held()
+        self._held.release()
         found: list[Poll | Stuck] = []
         records = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         for place, messages in records.items():
@@ -186,19 +216,18 @@ class KafkaBus:
         offset = self._pending.get(stuck.lane)
         if stuck.error.topic == self._topic:
             offset = stuck.error.at_offset
-        if offset is not None and self._seek(place, offset):
-            self._consumer.pause(place)
-            self._held[place] = time.monotonic() + HOLD_S
+        if offset is not None:
+            self._held.hold(place, offset)
 
     def skip(self, stuck: Stuck) -> None:
         """Continue after the message."""
         place = TopicPartition(self._topic, stuck.lane)
-        self._seek(place, stuck.error.at_offset + 1)
+        seek(self._consumer, place, stuck.error.at_offset + 1)
 
     def rewind(self) -> None:
         """Seek each partition back to the first offset that was not acknowledged."""
         for lane, offset in self._pending.items():
-            self._seek(TopicPartition(self._topic, lane), offset)
+            seek(self._consumer, TopicPartition(self._topic, lane), offset)
         self._pending.clear()
 
     def close(self) -> None:
@@ -235,19 +264,6 @@ class KafkaBus:
     def _fits(self, poll: Poll, message: Message) -> bool:
         rows = len(poll.rows) + len(message.rows)
         return message.after <= poll.through and rows <= self._operations_max
-
-    def _seek(self, place: TopicPartition, offset: int) -> bool:
-        if place not in self._consumer.assignment():
-            return False
-        self._consumer.seek(place, offset)
-        return True
-
-    def _release_held(self) -> None:
-        now = time.monotonic()
-        for place in [place for place, until in self._held.items() if until <= now]:
-            del self._held[place]
-            if place in self._consumer.assignment():
-                self._consumer.resume(place)
 
 
 def _joined(poll: Poll, message: Message, offset: int) -> Poll:

@@ -29,7 +29,7 @@ from consumers.messages import (
 )
 from consumers.posting import results_of
 from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
-from consumers.set_aside import is_set_aside
+from consumers.set_aside import is_set_aside, words_of
 from consumers.vouchers import handle_in_tx, prepare
 from ledger.errors import LogCorrupt
 from ledger.hops import hops, now_ns, tell
@@ -281,6 +281,7 @@ class Consumer:
         if stuck.error.topic != LOG_TOPIC and is_set_aside(self.conn, stuck.error):
             self.bus.skip(stuck)
             return
-        log.error("lane_stopped", lane=stuck.lane, error=str(stuck.error))
-        stop_lane(self.conn, stuck.lane, str(stuck.error))
+        words = words_of(stuck.error)
+        log.error("lane_stopped", lane=stuck.lane, error=words)
+        stop_lane(self.conn, stuck.lane, words)
         self.bus.hold(stuck)

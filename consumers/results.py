@@ -3,23 +3,25 @@
 On the log bus the status is written in the consumer's own transaction. On Kafka the result
 waits in an outbox row of that transaction, is sent to `accounting.results` after the commit
 and applied by `run_results`. Invariant: sending, applying and re-sending repeat safely,
-because a revision only grows.
+because a revision only grows; a message that nobody can read stops its partition alone.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import structlog
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
 from psycopg import Connection, Error
 
+from consumers.bus import METADATA_AGE_MS, SILENCE_S, HeldPartitions
 from consumers.messages import Unreadable
+from consumers.set_aside import is_set_aside, words_of
 from ledger.codec import operation_stream
 from ledger.hops import hops, now_ns, tell
 from ledger.statuses import AccountingResult, apply_results_in_tx
@@ -95,30 +97,30 @@ def send_outbox(conn: Connection[Any], producer: KafkaProducer, topic: str) -> i
     return len(rows)
 
 
-def apply_messages(conn: Connection[Any], values: Sequence[Any]) -> int:
-    """Apply messages of the results topic; raises Unreadable for anything else."""
-    began_ns = now_ns()
+def read_results(
+    conn: Connection[Any], records: Sequence[Any]
+) -> tuple[list[AccountingResult], Unreadable | None]:
+    """Decode a partition's messages as far as they can be read, without those set aside."""
     results: list[AccountingResult] = []
-    for record in values:
-        place = {
-            "topic": record.topic,
-            "partition": record.partition,
-            "at_offset": record.offset,
-        }
-        raw = record.value or b""
+    for record in records:
         try:
-            message = _decode(raw)
-        except msgspec.MsgspecError as error:
-            raise Unreadable(str(error), raw=raw, **place) from error
-        if message.schema != RESULTS_SCHEMA:
-            raise Unreadable(f"schema {message.schema}", raw=raw, **place)
-        results += message.results
-    with conn.transaction():
-        applied = apply_results_in_tx(conn, results)
-    if hops.on:
-        for each in results:
-            tell("results", began_ns, each.book_id, each.operation_id, status=each.status)
-    return applied
+            results += _read(record)
+        except Unreadable as error:
+            if not is_set_aside(conn, error):
+                return results, error
+    return results, None
+
+
+def _read(record: Any) -> tuple[AccountingResult, ...]:
+    place = {"topic": record.topic, "partition": record.partition, "at_offset": record.offset}
+    raw = record.value or b""
+    try:
+        message = _decode(raw)
+    except msgspec.MsgspecError as error:
+        raise Unreadable(str(error), raw=raw, **place) from error
+    if message.schema != RESULTS_SCHEMA:
+        raise Unreadable(f"schema {message.schema}", raw=raw, **place)
+    return message.results
 
 
 def run_results(
@@ -129,28 +131,83 @@ def run_results(
     group: str,
     stop: threading.Event,
     retry_pause_s: float = 1.0,
+    silence_s: float = SILENCE_S,
     counts: ResultsCounts | None = None,
+    failpoint: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Apply results from Kafka until stopped; failures of infrastructure are retried."""
     counts = counts or ResultsCounts()
     while not stop.is_set():
         try:
-            _apply_until(database_url, bootstrap, topic, group, stop, counts)
-        except (KafkaError, Error, OSError, Unreadable) as error:
+            consumer = results_consumer(bootstrap, topic, group, silence_s)
+            try:
+                with connect_to(database_url) as conn:
+                    reader = ResultsReader(conn, consumer, counts, failpoint)
+                    while not stop.is_set():
+                        reader.step(timeout_ms=200)
+            finally:
+                consumer.close(autocommit=False)
+        except (KafkaError, Error, OSError) as error:
             counts.failures += 1
             log.error("results_stopped", error=str(error), retry_s=retry_pause_s)
             stop.wait(retry_pause_s)
 
 
-def _apply_until(
-    database_url: str,
-    bootstrap: str,
-    topic: str,
-    group: str,
-    stop: threading.Event,
-    counts: ResultsCounts,
-) -> None:
-    consumer = KafkaConsumer(
+class ResultsReader:
+    """Applies the results topic's messages. Not thread-safe."""
+
+    def __init__(
+        self,
+        conn: Connection[Any],
+        consumer: KafkaConsumer,
+        counts: ResultsCounts,
+        failpoint: Callable[[str], None],
+    ) -> None:
+        self._conn = conn
+        self._consumer = consumer
+        self._counts = counts
+        self._failpoint = failpoint
+        self._held = HeldPartitions(consumer)
+
+    def step(self, timeout_ms: int) -> None:
+        """Apply what arrived, as far as it can be read, then move the offsets."""
+        self._held.release()
+        results: list[AccountingResult] = []
+        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        stuck: dict[TopicPartition, Unreadable] = {}
+        for place, records in self._consumer.poll(timeout_ms=timeout_ms).items():
+            readable, error = read_results(self._conn, records)
+            results += readable
+            offset = records[-1].offset + 1
+            if error is not None:
+                stuck[place] = error
+                offset = error.at_offset
+            offsets[place] = OffsetAndMetadata(offset, "", -1)
+            self._counts.messages += len(records)
+        if offsets:
+            self._apply(results, offsets)
+        for place, error in stuck.items():
+            log.error("results_partition_stopped", error=words_of(error))
+            self._held.hold(place, error.at_offset)
+
+    def _apply(
+        self,
+        results: Sequence[AccountingResult],
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+    ) -> None:
+        began_ns = now_ns()
+        with self._conn.transaction():
+            self._counts.applied += apply_results_in_tx(self._conn, results)
+        if hops.on:
+            for each in results:
+                tell("results", began_ns, each.book_id, each.operation_id, status=each.status)
+        self._failpoint("applied")
+        self._consumer.commit(offsets)
+
+
+def results_consumer(bootstrap: str, topic: str, group: str, silence_s: float) -> KafkaConsumer:
+    """Make the member of a group that reads the results topic."""
+    return KafkaConsumer(
         topic,
         bootstrap_servers=bootstrap.split(","),
         group_id=group,
@@ -158,18 +215,10 @@ def _apply_until(
         auto_offset_reset="earliest",
         allow_auto_create_topics=False,
         fetch_max_wait_ms=50,
+        metadata_max_age_ms=METADATA_AGE_MS,
+        session_timeout_ms=int(silence_s * 1000),
+        heartbeat_interval_ms=int(silence_s * 1000 / 6),
     )
-    try:
-        with connect_to(database_url) as conn:
-            while not stop.is_set():
-                polled = consumer.poll(timeout_ms=200)
-                records = [record for each in polled.values() for record in each]
-                if records:
-                    counts.applied += apply_messages(conn, records)
-                    counts.messages += len(records)
-                    consumer.commit()
-    finally:
-        consumer.close(autocommit=False)
 
 
 def resend_results(

@@ -54,6 +54,12 @@ def is_set_aside(conn: Connection[Any], unreadable: Unreadable) -> bool:
     return conn.execute(SELECT_DECISION, (decision_id,)).fetchone() is not None
 
 
+def words_of(error: Unreadable) -> str:
+    """Say where a lane stands and how to pass the message, for whoever is called."""
+    place = f"--topic {error.topic} --partition {error.partition} --offset {error.at_offset}"
+    return f"{error}; once it is looked at, pass it: daybook set-aside {place} --reason WHY"
+
+
 def read_rows(conn: Connection[Any], rows: Sequence[LogRow]) -> list[Booked | Decided]:
     """Decode rows, without those set aside; raises Unreadable for the first other one."""
     messages: list[Booked | Decided] = []

@@ -178,6 +178,7 @@ def results_command(
             settings.kafka_bootstrap,
             topic=settings.results_topic,
             group=f"{settings.consumer_group}.results",
+            silence_s=settings.silence_s,
             stop=stop,
             counts=counts,
         )
