@@ -26,6 +26,7 @@ HOLD_S = 1.0
 SILENCE_S = 15.0
 METADATA_AGE_MS = 5_000  # how late a topic that was made anew is noticed
 COMMIT_TIMEOUT_MS = 5_000
+RECONNECT_MS_MAX = 1_000  # a broker that is back is found again so soon
 LOG_ROWS_PER_OPERATION = 4  # a transfer: two account events, one operation, now and then more
 
 
@@ -176,6 +177,7 @@ class KafkaBus:
             fetch_max_bytes=16 * 1024 * 1024,
             max_partition_fetch_bytes=4 * 1024 * 1024,
             metadata_max_age_ms=METADATA_AGE_MS,
+            reconnect_backoff_max_ms=RECONNECT_MS_MAX,
             session_timeout_ms=int(silence_s * 1000),
             heartbeat_interval_ms=int(silence_s * 1000 / 6),
         )

@@ -19,7 +19,7 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 from kafka.errors import KafkaError
 from psycopg import Connection, Error
 
-from consumers.bus import METADATA_AGE_MS, SILENCE_S, HeldPartitions
+from consumers.bus import METADATA_AGE_MS, RECONNECT_MS_MAX, SILENCE_S, HeldPartitions
 from consumers.messages import Unreadable
 from consumers.set_aside import is_set_aside, words_of
 from ledger.codec import operation_stream
@@ -30,7 +30,7 @@ from projections.tables import connect_to
 
 RESULTS_SCHEMA = 1
 RESULTS_PER_MESSAGE_MAX = 1500
-SEND_TIMEOUT_S = 30
+SEND_TIMEOUT_S = 10  # a little more than the producer tries
 SWEEP_CHUNK = 5000
 
 INSERT_OUTBOX = "INSERT INTO ledger.results_outbox (payload) VALUES (%s)"
@@ -216,6 +216,7 @@ def results_consumer(bootstrap: str, topic: str, group: str, silence_s: float) -
         allow_auto_create_topics=False,
         fetch_max_wait_ms=50,
         metadata_max_age_ms=METADATA_AGE_MS,
+        reconnect_backoff_max_ms=RECONNECT_MS_MAX,
         session_timeout_ms=int(silence_s * 1000),
         heartbeat_interval_ms=int(silence_s * 1000 / 6),
     )
@@ -272,5 +273,6 @@ def results_producer(bootstrap: str) -> KafkaProducer:
         max_block_ms=5_000,
         request_timeout_ms=5_000,
         delivery_timeout_ms=8_000,
+        reconnect_backoff_max_ms=RECONNECT_MS_MAX,
         client_id=f"daybook-results-{int(time.time())}",
     )

@@ -22,6 +22,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from psycopg import Connection
 
+from consumers.bus import RECONNECT_MS_MAX
 from consumers.log_rows import Stretch, select_stretch
 from consumers.messages import (
     MESSAGE_BYTES_MAX,
@@ -38,7 +39,7 @@ from ledger.log import LOG_CHANNEL
 from projections.positions import LogName, select_log
 
 RELAY_LOCK = 1_145_393_478
-ACKNOWLEDGE_TIMEOUT_S = 60
+ACKNOWLEDGE_TIMEOUT_S = 12  # a little more than the producer tries
 TOPICS_LOOK_S = 10.0
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
@@ -298,6 +299,7 @@ def relay_producer(bootstrap: str) -> KafkaProducer:
         max_block_ms=5_000,
         request_timeout_ms=5_000,
         delivery_timeout_ms=10_000,
+        reconnect_backoff_max_ms=RECONNECT_MS_MAX,
         client_id="daybook-relay",
     )
 

@@ -115,7 +115,7 @@ def running_scene(
         )
         supervisor = Supervisor(
             specs=children_of(settings, listener.fileno()),
-            environment=_environment(settings),
+            environment=environment_of_parts(settings, settings.home),
             say=words.append,
             command=(sys.executable, "-m", "tests.faults.part"),
         )
@@ -145,13 +145,14 @@ def said_path(home: Path) -> Path:
     return home / "said.log"
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment_of_parts(settings: Settings, home: Path) -> dict[str, str]:
+    """What a part is told: the settings, and the files in `home` that arm it and take its words."""
     assert settings.database_url is not None
     return {
         **environment_of(settings, settings.database_url),
         "PYTHONPATH": str(ROOT),
-        ARMED: str(armed_path(settings.home)),
-        SAID: str(said_path(settings.home)),
+        ARMED: str(armed_path(home)),
+        SAID: str(said_path(home)),
     }
 
 
