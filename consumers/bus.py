@@ -18,7 +18,8 @@ from kafka.errors import CommitFailedError, IllegalStateError, KafkaError, Rebal
 from psycopg import Connection
 
 from consumers.log_rows import select_stretch
-from consumers.messages import LogRow, Message, Unreadable, read_message
+from consumers.messages import LogRow, Message, Unreadable
+from consumers.set_aside import Place, read_own_message
 from ledger.log import LOG_CHANNEL
 from projections.positions import LogName, select_lanes
 
@@ -256,12 +257,8 @@ class KafkaBus:
         return found if current is None else [*found, current]
 
     def _message(self, lane: int, record: Any) -> Message:
-        place = {"topic": self._topic, "partition": lane, "at_offset": record.offset}
-        message = read_message(record.value, **place)
-        if (message.log_id, message.incarnation) != (str(self._log.log_id), self._log.incarnation):
-            detail = f"of another log: {message.log_id}/{message.incarnation}"
-            raise Unreadable(detail, raw=record.value, **place)
-        return message
+        place = Place(self._topic, lane, record.offset)
+        return read_own_message(record.value or b"", place, self._log)
 
     def _fits(self, poll: Poll, message: Message) -> bool:
         rows = len(poll.rows) + len(message.rows)

@@ -21,7 +21,16 @@ from accounting.decisions import (
     SetAside,
     kept_of,
 )
-from consumers.messages import Booked, Decided, LogRow, Unreadable, log_row, read_message, read_row
+from consumers.messages import (
+    Booked,
+    Decided,
+    LogRow,
+    Message,
+    Unreadable,
+    log_row,
+    read_message,
+    read_row,
+)
 from ledger.errors import NotFound
 from projections.positions import LogName, select_lanes, select_log
 
@@ -121,13 +130,14 @@ def read_unreadable(conn: Connection[Any], place: Place, *, bootstrap: str) -> b
     raise DecisionRefused("readable", f"{topic}/{partition}/{at_offset} can be read")
 
 
-def read_own_message(raw: bytes, place: Place, log: LogName) -> None:
-    """Read a message as the Kafka bus does; raises Unreadable, also for another log's."""
+def read_own_message(raw: bytes, place: Place, log: LogName) -> Message:
+    """Decode a message of this log; raises Unreadable, with its place, for anything else."""
     topic, partition, at_offset = place
     message = read_message(raw, topic=topic, partition=partition, at_offset=at_offset)
     if (message.log_id, message.incarnation) != (str(log.log_id), log.incarnation):
         detail = f"of another log: {message.log_id}/{message.incarnation}"
         raise Unreadable(detail, topic=topic, partition=partition, at_offset=at_offset, raw=raw)
+    return message
 
 
 def read_raw_row(conn: Connection[Any], position: int) -> tuple[str, bytes]:

@@ -178,3 +178,4 @@ def on_kafka(
         ) as system,
     ):
         yield KafkaScene(system, cluster)
+    assert not [words for words in system.words if "did not end in time" in words], system.log
