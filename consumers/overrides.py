@@ -41,11 +41,14 @@ from projections.rulesets import PublishedRulesets, load_rulesets
 # The equality with this topic is what the index stored_events_overrides_idx is of.
 SELECT_OVERRIDES = """
     SELECT p.originator_id, p.notification_id, p.topic, p.state,
-           d.notification_id, d.topic, d.state, coalesce(r.performed, false), s.booked_at
+           d.notification_id, d.topic, d.state, coalesce(r.performed, false), s.booked_at,
+           o.status, coalesce(o.detail, o.reason)
     FROM ledger.stored_events p
     LEFT JOIN ledger.stored_events d
       ON d.originator_id = p.originator_id AND d.originator_version > p.originator_version
     LEFT JOIN repair_orders r ON r.position = d.notification_id
+    LEFT JOIN outcomes o ON o.book_id = %(book)s
+      AND o.operation_id = convert_from(p.state, 'UTF8')::jsonb ->> 'operation_id'
     LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= p.notification_id
                        ORDER BY first_id DESC LIMIT 1) s ON true
     WHERE p.topic = 'accounting.decisions:Override.Proposed'
@@ -62,7 +65,11 @@ Status = Literal["proposed", "approved", "rejected"]
 
 
 class ProposedOverride(msgspec.Struct, frozen=True):
-    """A proposal with what became of it. `checker` approved or rejected it."""
+    """A proposal with what became of it. `checker` approved or rejected it.
+
+    `operation_status` is how the operation stands in the books: an approval that met a day cut
+    meanwhile leaves it parked, and `operation_detail` says so.
+    """
 
     override_id: UUID
     position: int
@@ -77,6 +84,8 @@ class ProposedOverride(msgspec.Struct, frozen=True):
     decision_note: str
     performed: bool
     proposed_at: str | None
+    operation_status: str | None
+    operation_detail: str | None
 
 
 class Approved(msgspec.Struct, frozen=True):
@@ -197,7 +206,7 @@ def _proposed(
 ) -> ProposedOverride:
     made = decode_decision(topic, bytes(state))
     assert isinstance(made, OverrideProposed)
-    decided_position, decided_topic, decided_state, performed, proposed_at = decided
+    decided_position, decided_topic, decided_state, *standing = decided
     status: Status = "proposed"
     checker, decision_note = None, ""
     if decided_topic is not None:
@@ -218,6 +227,5 @@ def _proposed(
         checker,
         decided_position,
         decision_note,
-        performed,
-        proposed_at,
+        *standing,
     )

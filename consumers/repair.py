@@ -17,11 +17,10 @@ import msgspec
 from psycopg import Connection
 
 from accounting.decisions import AccountingDecisions, in_orders
-from accounting.rules import NonPosting
 from accounting.voucher import Voucher
 from consumers.log_rows import select_operations
 from consumers.messages import Booked
-from consumers.posting import Attempt, attempt
+from consumers.posting import Attempt, attempt, settle
 from ledger.errors import NotFound
 from ledger.events import OperationBooked
 from projections.pages import write_cursor
@@ -47,7 +46,10 @@ Wait = Callable[[], object]
 
 
 class Tried(msgspec.Struct, frozen=True):
-    """What a retry would make of an operation now: vouchers, or why there are none."""
+    """What a retry would make of an operation now: vouchers, or why there are none.
+
+    `detail` also says when vouchers are dated into another day than the business date.
+    """
 
     operation_id: str
     business_type: str
@@ -311,10 +313,13 @@ def explain(
 
 
 def _said(tried: Attempt) -> Tried:
-    operation, result = tried.booked.operation, tried.result
-    name = (operation.operation_id, operation.business_type)
-    if isinstance(result, tuple):
-        return Tried(*name, "vouchered", None, None, result)
-    if isinstance(result, NonPosting):
-        return Tried(*name, "non_posting", None, None, ())
-    return Tried(*name, "parked", str(result.reason), result.detail, ())
+    operation, settled = tried.booked.operation, settle(tried, tried.booked.position)
+    outcome = settled.outcome
+    return Tried(
+        operation.operation_id,
+        operation.business_type,
+        outcome.status,
+        outcome.reason,
+        outcome.detail,
+        settled.vouchers,
+    )

@@ -303,14 +303,26 @@ def _show_repaired(report: repair.RetryReport, *, as_json: bool) -> None:
         counts = ", ".join(f"{report.count(status):,} {status}" for status in statuses)
         orders = ", ".join(f"{position:,}" for position in report.orders) or "none"
         out().print(f"tried {len(report.operations):,}: {counts} (orders at {orders})")
-        reasons = Counter(each.reason for each in report.operations if each.reason)
-        for why, count in reasons.most_common():
-            out().print(f"  still open: {count:,} {why}", markup=False)
+        for line in _closer(report.operations):
+            out().print(f"  {line}", markup=False)
     if not report.performed:
         say("no consumer performed the order in time; it stays in the log and will be performed")
         raise typer.Exit(ExitCode.UNAVAILABLE)
     if open_still:
         raise typer.Exit(ExitCode.NO)
+
+
+def _closer(operations: Iterable[repair.Repaired]) -> Iterator[str]:
+    """Say why some are open still, and which are dated into another day than their own."""
+    reasons: Counter[str] = Counter()
+    dated: Counter[str] = Counter()
+    for each in operations:
+        if each.reason is not None:
+            reasons[each.reason] += 1
+        elif each.detail is not None:
+            dated[each.detail] += 1
+    yield from (f"still open: {count:,} {why}" for why, count in reasons.most_common())
+    yield from (f"{count:,} {how}" for how, count in dated.most_common())
 
 
 @repair_app.command("set-asides")

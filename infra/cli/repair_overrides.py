@@ -21,6 +21,7 @@ from infra.cli.repair_principal import Key, settings_with_key
 from infra.client import DaybookClient
 
 WAIT_S = 30
+OPEN = ("parked", "waiting")
 override_app = typer.Typer(
     help="Voucher lines given by a person and approved by another.", no_args_is_help=True
 )
@@ -131,8 +132,8 @@ def approve(
 ) -> None:
     """Approve as another principal than the maker: the lines become the operation's voucher.
 
-    Needs scope `approve`. Exit code 3 when no consumer has performed it in time; it stays in the
-    log and will be performed.
+    Needs scope `approve`. Exit code 1 when the lines could no longer stand (a day was cut
+    meanwhile): the operation stays parked and says so; 3 when no consumer came in time.
 
     \b
     Example:
@@ -148,6 +149,8 @@ def approve(
     if not found["performed"]:
         say("no consumer performed it in time; it stays in the log and will be performed")
         raise typer.Exit(ExitCode.UNAVAILABLE)
+    if found["operation_status"] in OPEN:
+        raise typer.Exit(ExitCode.NO)
 
 
 @override_app.command("reject")
@@ -186,11 +189,12 @@ def _debits(item: dict[str, Any]) -> str:
 
 def _show_override(item: dict[str, Any]) -> None:
     decided = f" by {item['checker']}" if item["checker"] else ""
-    performed = ", in the books" if item["performed"] else ""
+    performed = ", performed" if item["performed"] else ""
+    standing = f"{item['operation_status']} {item['operation_detail'] or ''}".strip()
     show_pairs(
         [
             ("override", item["override_id"]),
-            ("operation", item["operation_id"]),
+            ("operation", f"{item['operation_id']}: {standing}"),
             ("date", item["accounting_date"]),
             ("maker", item["maker"]),
             ("status", f"{item['status']}{decided}{performed}"),

@@ -11,17 +11,19 @@ from consumers.overrides import (
     Approved,
     approve_override,
     propose_override,
+    select_override,
     select_overrides,
 )
 from consumers.rebuild import rebuild
-from consumers.repair import retry
+from consumers.repair import retry, try_dry
 from infra.decision_log import decision_log
 from ledger.errors import NotFound
 from projections.journal import select_vouchers_of
 from projections.tables import connect_to
 from tests.consumers.caught_up import consume_log, log_consumer, statuses
 from tests.consumers.test_outcomes import identity_of, payment, refund_of, rules_without
-from tests.consumers.written_log import BOOK, MERCHANT, WrittenLog, leg
+from tests.consumers.test_periods import NEXT, a_day_without_payments, cut
+from tests.consumers.written_log import BOOK, DAY, MERCHANT, WrittenLog, leg
 
 
 def lines(fee_subject: str = "5001.01", fee_minor: int = 10) -> list[GivenLine]:
@@ -203,3 +205,33 @@ def test_what_waits_for_something_nobody_has_can_be_overridden_and_rebuilt(
     assert statuses(database_url)["f-1"] == ("vouchered", None)
     assert identity_of(database_url).holds
     assert rebuild(database_url).difference is None
+
+
+def test_an_approval_that_met_a_cut_says_that_the_operation_is_parked_still(
+    database_url: str,
+) -> None:
+    a_day_without_payments(database_url)
+    override_id = proposed(database_url, "p-1", lines())
+    cut(database_url)
+
+    assert approved(database_url, override_id).performed
+
+    with connect_to(database_url) as conn:
+        found = select_override(conn, BOOK, override_id)
+    assert (found.status, found.performed, found.operation_status) == ("approved", True, "parked")
+    assert "is cut" in (found.operation_detail or "")
+
+
+def test_a_dry_run_after_the_cut_says_that_it_would_date_into_the_open_day(
+    database_url: str,
+) -> None:
+    written = a_day_without_payments(database_url)
+    cut(database_url)
+    written.publish()
+    consume_log(database_url)
+
+    with connect_to(database_url) as conn:
+        payment_tried, _refund = try_dry(conn, BOOK)
+
+    assert payment_tried.detail == f"dated into the open day {NEXT}: {DAY} is cut"
+    assert {voucher.accounting_date for voucher in payment_tried.vouchers} == {NEXT}

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from consumers.repair import Repaired
 from infra.cli.exit_codes import ExitCode
 from infra.cli.override_file import override_of
+from infra.cli.repair import _closer
 from infra.cli.repair_words import age_words, amounts_words
 from infra.demo.payment_day import BUSINESS_DATE
 from tests.infra.commands import Daybook
@@ -142,7 +144,8 @@ def test_an_override_from_a_file_needs_two_keys_of_two_principals(
     assert "same_principal" in same.err
     approved = daybook("repair", "override", "approve", override_id, "--key", bob)
     assert approved.code == ExitCode.OK, approved.err
-    assert "approved by bob, in the books" in approved.out
+    assert "approved by bob, performed" in approved.out
+    assert "over-1: vouchered" in approved.out
     [voucher] = daybook("vouchers", "--operation", "over-1", "--json").json or [{}]
     assert voucher["rule_id"] == "override"
 
@@ -225,3 +228,14 @@ def test_an_age_is_said_in_its_two_greatest_units(age_s: float | None, words: st
 def test_amounts_without_money_are_not_shown() -> None:
     assert amounts_words({"": 0}) == ""
     assert amounts_words({"CNY": 1_234_56, "JPY": 7}) == "1,234.56 CNY, 7 JPY"
+
+
+def test_what_was_dated_into_another_day_is_said_with_how_many_and_why_others_are_open() -> None:
+    cut = "dated into the open day 2026-02-02: 2026-01-31 is cut"
+    report = [
+        Repaired("a", "vouchered", None, cut, 9),
+        Repaired("b", "vouchered", None, cut, 9),
+        Repaired("c", "vouchered", None, None, 9),
+        Repaired("d", "parked", "no_rule", "voucher_sale", 9),
+    ]
+    assert list(_closer(report)) == ["still open: 1 no_rule", f"2 {cut}"]
