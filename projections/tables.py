@@ -14,6 +14,7 @@ from psycopg import Connection, connect, sql
 
 LIVE_SCHEMA = "projections"
 SHADOW_SCHEMA = "projections_shadow"
+LOCK_TIMEOUT_S = 30
 
 # Compared row for row, ordered by key. Left out: positions.moved_at and .stopped (a clock and
 # the present), .incarnation (raised by the swap), and lanes where rows are summed over them.
@@ -143,8 +144,20 @@ encode_rows = msgspec.json.Encoder().encode
 
 
 def connect_to(database_url: str, schema: str = LIVE_SCHEMA) -> Connection[Any]:
-    """Open an autocommit connection whose search_path is a projections schema."""
-    conn = connect(database_url, autocommit=True)
+    """Open an autocommit connection whose search_path is a projections schema.
+
+    It waits for nobody for ever: neither for a server that is gone nor for a lock. A statement
+    may take its time, because a rebuild's do.
+    """
+    conn = connect(
+        database_url,
+        autocommit=True,
+        application_name="daybook-accounting",
+        connect_timeout=5,
+        tcp_user_timeout=20_000,
+        keepalives_idle=20,
+        options=f"-c lock_timeout={LOCK_TIMEOUT_S}s",
+    )
     use_schema(conn, schema)
     return conn
 

@@ -2,7 +2,8 @@
 
 The wire is a Unix socket of its own beside the server's. Once `cut_next_commit` is called,
 the next reply `COMMIT` is swallowed and both ends are closed: the work is committed, and
-the client never learns it.
+the client never learns it. `of` chooses whose: a part of how that client introduced itself, such as
+its application name.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 SOCKET_NAME = ".s.PGSQL.5432"
 COMMITTED = b"COMMIT\x00"
+INTRODUCTION_BYTES = 500
 
 
 class CutWire:
@@ -28,6 +30,7 @@ class CutWire:
         self.cuts = 0
         self._server = str(Path(server_folder) / SOCKET_NAME)
         self._armed = 0
+        self._of = b""
         self._ends: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.socket(socket.AF_UNIX)
@@ -35,8 +38,9 @@ class CutWire:
         self._listener.listen()
         self._start(self._accept)
 
-    def cut_next_commit(self, times: int = 1) -> None:
+    def cut_next_commit(self, times: int = 1, *, of: str = "") -> None:
         """Swallow the next replies to COMMIT."""
+        self._of = of.encode()
         self._armed = times
 
     def close(self) -> None:
@@ -63,13 +67,18 @@ class CutWire:
             server = socket.socket(socket.AF_UNIX)
             server.connect(self._server)
             self._ends += [client, server]
-            self._start(self._forward, client, server, "requests")
-            self._start(self._forward, server, client, "replies")
+            said = bytearray()
+            self._start(self._forward, client, server, said, "requests")
+            self._start(self._forward, server, client, said, "replies")
 
-    def _forward(self, source: socket.socket, target: socket.socket, what: str) -> None:
+    def _forward(
+        self, source: socket.socket, target: socket.socket, said: bytearray, what: str
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
-                if what == "replies" and self._armed and COMMITTED in data:
+                if what == "requests":
+                    said += data[: max(0, INTRODUCTION_BYTES - len(said))]
+                elif self._armed and COMMITTED in data and self._of in said:
                     self._armed -= 1
                     self.cuts += 1
                     break
