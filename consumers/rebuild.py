@@ -20,14 +20,14 @@ from psycopg import Connection, IsolationLevel, errors, sql
 from consumers.comparison import RowDifference, first_difference
 from consumers.consumer import DeliverInTx, never
 from consumers.posting import results_of
-from consumers.rebuild_rows import RebuildRefused, Rows, open_topic_rows
+from consumers.rebuild_rows import RebuildRefused, Rows, Topic
 from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
 from consumers.shadow import Progress, Shadow, drop_schema
 from consumers.stretch_processes import ROWS_PER_STRETCH, StretchProcesses, processes_default
 from ledger.errors import InvalidRequest, NotFound
 from ledger.statuses import apply_results_in_tx
 from projections.outcomes import Outcome
-from projections.positions import LOCK_LANES, select_log, select_visible
+from projections.positions import LOCK_LANES, select_visible
 from projections.repair_orders import exists_due
 from projections.rulesets import PublishedRulesets, load_rulesets
 from projections.tables import (
@@ -55,13 +55,6 @@ SELECT_TABLES = (
     "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind = 'r'"
 )
 RAISE_INCARNATION = "UPDATE positions SET incarnation = incarnation + 1"
-
-
-class Topic(msgspec.Struct, frozen=True):
-    """The operations topic, to rebuild from it alone."""
-
-    bootstrap: str
-    name: str
 
 
 class RebuildReport(msgspec.Struct, frozen=True):
@@ -319,7 +312,7 @@ def _refuse_unknown(name: str, kept: Sequence[str]) -> None:
 def _rows_of(stack: ExitStack, live: Connection[Any], topic: Topic | None) -> Rows | None:
     if topic is None:
         return None
-    found = open_topic_rows(live, topic.bootstrap, topic.name, select_log(live))
+    found = topic.open(live)
     stack.callback(found.close)
     return found
 

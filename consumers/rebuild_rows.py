@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
+import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from psycopg import Connection
@@ -17,9 +18,10 @@ from consumers.log_rows import select_published
 from consumers.messages import LogRow, Message, Unreadable, read_message
 from consumers.set_aside import is_set_aside
 from ledger.errors import LedgerError
-from projections.positions import LogName
+from projections.positions import LogName, select_log
 
 SILENCE_S = 20.0
+BOOTSTRAP_MS = 10_000
 FROM_THE_LOG = "rebuild from the log instead (without --from-kafka)"
 
 
@@ -60,18 +62,24 @@ class LogRows:
 class TopicRows:
     """The operations topic from its beginning, its partitions merged into the order of the log.
 
-    `conn` is asked only whether a message that nobody can read was set aside.
+    What was published again is read once; a stretch that is not there yet may come again later
+    in the topic. `conn` is asked only whether a message that nobody can read was set aside.
     """
 
     is_log = False
 
-    def __init__(self, conn: Connection[Any], bootstrap: str, topic: str, log: LogName) -> None:
+    def __init__(
+        self, conn: Connection[Any], bootstrap: str, topic: str, log: LogName, silence_s: float
+    ) -> None:
         self._conn = conn
         self._topic = topic
         self._log = log
+        self._silence_s = silence_s
         self._rows: dict[int, LogRow] = {}
+        self._begins: dict[int, int] = {}  # partition → where it goes on after what is missing
         self._consumer = KafkaConsumer(
             bootstrap_servers=bootstrap.split(","),
+            bootstrap_timeout_ms=BOOTSTRAP_MS,
             enable_auto_commit=False,
             allow_auto_create_topics=False,
             fetch_max_bytes=16 * 1024 * 1024,
@@ -97,12 +105,9 @@ class TopicRows:
             self._listen_to(behind)
             if self._take():
                 heard = time.monotonic()
-            elif time.monotonic() - heard > SILENCE_S:
-                part = behind[0]
-                raise RebuildRefused(
-                    f"partition {part} of {self._topic} ends at position {self._reached[part]:,}, "
-                    f"the books stand at {through:,}: start the relay, or {FROM_THE_LOG}"
-                )
+            else:
+                silence_s = time.monotonic() - heard
+                self._refuse_what_is_missing(behind, through, silence_s > self._silence_s)
         return [self._rows[at] for at in sorted(self._rows) if after < at <= through]
 
     def forget(self, through: int) -> None:
@@ -131,13 +136,29 @@ class TopicRows:
     def _join(self, partition: int, message: Message) -> None:
         reached = self._reached[partition]
         if message.after > reached:
-            begins = "has lost its beginning" if not reached else "has a gap"
-            raise RebuildRefused(
-                f"partition {partition} of {self._topic} {begins}: positions {reached + 1:,} to "
-                f"{message.after:,} are not in it any more (retention); {FROM_THE_LOG}"
-            )
+            self._begins.setdefault(partition, message.after)
+            return
+        self._begins.pop(partition, None)
         self._rows.update((row.position, row) for row in message.rows if row.position > reached)
         self._reached[partition] = max(reached, message.through)
+
+    def _refuse_what_is_missing(self, behind: list[int], through: int, silent: bool) -> None:
+        """Refuse when a partition has been read to its end, or is silent, and is not through."""
+        for partition in behind:
+            place = TopicPartition(self._topic, partition)
+            at_end = self._consumer.position(place) >= self._consumer.end_offsets([place])[place]
+            reached, begins = self._reached[partition], self._begins.get(partition)
+            if begins is not None and at_end:
+                what = "has a gap" if reached else "has lost its beginning"
+                raise RebuildRefused(
+                    f"partition {partition} of {self._topic} {what}: positions {reached + 1:,} to "
+                    f"{begins:,} are not in it any more; `daybook republish`, or {FROM_THE_LOG}"
+                )
+            if silent:
+                raise RebuildRefused(
+                    f"partition {partition} of {self._topic} ends at position {reached:,}, "
+                    f"the books stand at {through:,}: start the relay, or {FROM_THE_LOG}"
+                )
 
     def _message(self, partition: int, record: Any) -> Message | None:
         """Read a message; None for one that was set aside."""
@@ -154,9 +175,18 @@ class TopicRows:
         return message
 
 
-def open_topic_rows(conn: Connection[Any], bootstrap: str, topic: str, log: LogName) -> TopicRows:
-    """Open the topic; raises RebuildRefused when no broker answers."""
-    try:
-        return TopicRows(conn, bootstrap, topic, log)
-    except KafkaError as error:
-        raise RebuildRefused(f"no broker at {bootstrap} ({error}): {FROM_THE_LOG}") from error
+class Topic(msgspec.Struct, frozen=True):
+    """The operations topic, to rebuild from it alone; `silence_s` is how long it is waited for."""
+
+    bootstrap: str
+    name: str
+    silence_s: float = SILENCE_S
+
+    def open(self, conn: Connection[Any]) -> TopicRows:
+        """Open it; raises RebuildRefused when no broker answers or there is no such topic."""
+        log = select_log(conn)
+        try:
+            return TopicRows(conn, self.bootstrap, self.name, log, self.silence_s)
+        except KafkaError as error:
+            detail = f"no broker at {self.bootstrap} ({error}): {FROM_THE_LOG}"
+            raise RebuildRefused(detail) from error

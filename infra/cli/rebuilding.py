@@ -15,12 +15,12 @@ from consumers.comparison import RowDifference
 from consumers.consumer import DeliverInTx
 from consumers.rebuild import (
     RebuildReport,
-    Topic,
     compare_with_kept,
     drop_old_schemas,
     rebuild,
     select_kept_books,
 )
+from consumers.rebuild_rows import Topic
 from consumers.results import insert_outbox_in_tx
 from infra.cli.console import Json, out, progress_bar, say, show_json, show_pairs, show_table
 from infra.cli.context import database, settings_in_use

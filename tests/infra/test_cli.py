@@ -241,6 +241,28 @@ def test_rebuild_gives_the_same_books(daybook: Daybook) -> None:
     assert daybook("trial-balance").code == ExitCode.OK
 
 
+def test_old_books_are_listed_compared_and_dropped(daybook: Daybook) -> None:
+    swapped = daybook("rebuild", "--only", "gl_balances,outcomes", "--processes", "1", "--json")
+    assert swapped.json["tables"] == ["outcomes", "gl_balances"]
+    partly = swapped.json["kept_schema"]
+    whole = daybook("rebuild", "--json").json["kept_schema"]
+    listed = {each["schema"]: each["tables"] for each in daybook("rebuild", "list", "--json").json}
+    assert listed[partly] == ["gl_balances", "outcomes"]
+    assert "vouchers" in listed[whole]
+    assert "the same books; not swapped" in daybook("rebuild", "compare", "--only", "vouchers").out
+    assert "the same books" in daybook("rebuild", "compare", whole).out
+    assert daybook("rebuild", "compare", partly).code == ExitCode.REFUSED
+    assert daybook("rebuild", "--only", "books").code == ExitCode.REFUSED
+    assert daybook("rebuild", "drop", "nobody").code == ExitCode.REFUSED
+    assert f"dropped {partly}\n" in daybook("rebuild", "drop", partly).out
+    assert daybook("rebuild", "drop", "--json").json["dropped"] == [whole]
+    assert "(none)" in daybook("rebuild", "list").out
+
+
+def test_nothing_is_republished_that_no_relay_has_published(daybook: Daybook) -> None:
+    assert daybook("republish", "--json").json["begun"] is False
+
+
 def test_books_and_their_open_day(daybook: Daybook) -> None:
     opened = daybook("books", "open", "second", "--date", "2026-02-01", "--json").json
     assert opened["open_business_date"] == "2026-02-01"
