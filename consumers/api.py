@@ -158,7 +158,7 @@ def repair_router(
     `open_decisions` opens the log for writing decisions.
     """
     reader = BooksReader(connect, lambda request, scope: authorize(request, scope).book_id)
-    writer = _Writer(reader, authorize, open_decisions)
+    writer = DecisionWriter(reader, authorize, open_decisions)
     router = APIRouter(prefix="/v1", tags=["repair"])
     _add_repairs(router, reader, writer)
     _add_override_reads(router, reader)
@@ -174,7 +174,7 @@ async def refuse_decision(request: Request, error: Exception) -> Response:
     return await refuse_error(request, InvalidRequest(error.detail, code=error.code))
 
 
-class _Writer:
+class DecisionWriter:
     """Answers one request that decides something: who, the body, then the work in a thread."""
 
     def __init__(
@@ -219,7 +219,7 @@ class _Writer:
                 raise StoreUnavailable(str(error).partition("\n")[0]) from error
 
 
-def _add_repairs(router: APIRouter, reader: BooksReader, writer: _Writer) -> None:
+def _add_repairs(router: APIRouter, reader: BooksReader, writer: DecisionWriter) -> None:
     @router.post(
         "/repairs",
         status_code=202,
@@ -309,7 +309,7 @@ def _add_override_reads(router: APIRouter, reader: BooksReader) -> None:
         )
 
 
-def _add_proposing(router: APIRouter, writer: _Writer) -> None:
+def _add_proposing(router: APIRouter, writer: DecisionWriter) -> None:
     @router.post(
         "/overrides",
         status_code=201,
@@ -345,7 +345,7 @@ def _add_proposing(router: APIRouter, writer: _Writer) -> None:
         return await writer.answer(request, "repair", _decode_override, act)
 
 
-def _add_deciding(router: APIRouter, writer: _Writer) -> None:
+def _add_deciding(router: APIRouter, writer: DecisionWriter) -> None:
     @router.post(
         "/overrides/{override_id:uuid}:approve",
         responses=answers({200: ProposedOverride}),

@@ -26,6 +26,7 @@ from starlette.exceptions import HTTPException
 from accounting.decisions import DecisionRefused
 from consumers.api import Caller, refuse_decision, repair_router
 from consumers.api_documents import add_repair_documents
+from consumers.api_periods import periods_router
 from infra.backlog_watch import BacklogWatch
 from infra.connections import connect, connection_pool
 from infra.decision_log import decision_log
@@ -106,13 +107,13 @@ def build_app(
     app.add_exception_handler(Exception, admit_defect)
     add_ledger_routes(app)
     app.include_router(books_router(connect=lend_books_connection, authorize=book_for))
-    app.include_router(
-        repair_router(
+    for router_of in (repair_router, periods_router):
+        router = router_of(
             connect=lend_books_connection,
             authorize=caller_for,
             open_decisions=lambda: decision_log(address),
         )
-    )
+        app.include_router(router)
     return app
 
 

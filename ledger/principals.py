@@ -31,7 +31,7 @@ SCOPES: dict[str, str] = {
     "post": "post operations",
     "accounts": "open accounts and change their standing",
     "import": "post history with its own dates",
-    "day": "move the open business date",
+    "day": "move the open business date, cut days, propose to close and reopen periods",
     "admin": "open books, make and revoke keys",
     "rules": "publish charts and posting rules; includes repair and approve",
     "repair": "retry what is parked, propose overrides, set messages aside",

@@ -196,16 +196,19 @@ def vouchers_command(
     if as_json:
         show_json(items)
         return
+    numbered = any(voucher["number"] for voucher in items)  # once its day is cut
     rows = []
     for voucher in items:
         for line in voucher["lines"]:
+            first = line["line_no"] == 1
             amount = money(line["amount"], line["currency"])
             debit = line["side"] == "debit"
             rows.append(
                 (
-                    voucher["accounting_date"] if line["line_no"] == 1 else "",
-                    voucher["voucher_id"] if line["line_no"] == 1 else "",
-                    voucher["rule_id"] if line["line_no"] == 1 else "",
+                    *((voucher["number"] if first else "",) if numbered else ()),
+                    _dates(voucher) if first else "",
+                    voucher["voucher_id"] if first else "",
+                    voucher["rule_id"] if first else "",
                     line["subject"],
                     line["account"],
                     amount if debit else "",
@@ -214,7 +217,16 @@ def vouchers_command(
                 )
             )
     show_table(
-        ["date", "voucher", "rule", "subject", "account", "debit", "credit", "currency"],
+        [
+            *(("no.",) if numbered else ()),
+            *("date", "voucher", "rule", "subject", "account", "debit", "credit", "currency"),
+        ],
         rows,
-        right=("debit", "credit"),
+        right=("no.", "debit", "credit"),
     )
+
+
+def _dates(voucher: dict[str, Any]) -> str:
+    """Show the accounting date, with the business date where that is another one."""
+    date, business_date = voucher["accounting_date"], voucher["business_date"]
+    return str(date) if date == business_date else f"{date} (of {business_date})"
