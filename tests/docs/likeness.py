@@ -14,7 +14,7 @@ VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"), "<instant>"),
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "<id>"),
     (re.compile(r"\b(?=[0-9a-f]*[a-f])[0-9a-f]{12,64}\b"), "<hash>"),
-    (re.compile(r'"lag_s":\d+(\.\d+)?(e-\d+)?'), '"lag_s":0.0'),
+    (re.compile(r'"(\w*(?:lag|age)_s)":\d+(\.\d+)?(e-\d+)?'), r'"\1":0.0'),
 )
 
 
