@@ -1,25 +1,24 @@
-"""Decide the next large batch while the one before it is written.
+"""Decide the next batch while the one before it is written.
 
-PostgreSQL's work (heads, COPY, commit) and ours (load, decide, pack) take about the same
-time, so two batches overlap. Invariant: a batch decided ahead is committed only on top of
-the seal it was decided on; when the batch before it dies, or another engine commits in
-between, it is thrown away and booked from the start. At most one batch is being written.
+PostgreSQL's work (heads, rows, commit) and ours (load, decide, pack) take about the same time,
+so two batches overlap: a small batch is one statement that the engine's thread sends before it
+decides the next one; a large one is written by COPY in a thread of its own. Invariant: a batch
+decided ahead is committed only on top of the seal it was decided on; when the batch before it
+dies, or another engine commits in between, it is thrown away and booked from the start. At most
+one batch is being written.
 """
 
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
-import psycopg
 from psycopg import Connection
 
-from ledger.booking import Booker, Connect, Prepared, Superseded
+from ledger.booking import Booker, Connect, Prepared, Results, Superseded
 from ledger.errors import LedgerError
 from ledger.ticket import Ticket
-
-AHEAD_SIZE_MIN = 256  # below it, handing a batch to a second thread costs more than it gives
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +38,37 @@ def settle(booker: Booker, tickets: list[Ticket]) -> None:
         ticket.settle(result)
 
 
+class Writing(Protocol):
+    """A batch being written: `exception` waits for its end, and says why it died."""
+
+    def exception(self) -> BaseException | None: ...
+
+
+class Sent:
+    """A batch that was sent as one statement."""
+
+    def __init__(self, booker: Booker, tickets: list[Ticket], prepared: Prepared) -> None:
+        self._booker = booker
+        self._tickets = tickets
+        self._prepared = prepared
+        self._error: BaseException | None = None
+        try:
+            booker.send(prepared)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the batch is booked again
+            self._error = error
+
+    def exception(self) -> BaseException | None:
+        """Wait for the reply and settle the tickets; return why it was not committed, if so."""
+        if self._error is not None:
+            return self._error
+        try:
+            results = self._booker.receive([t.job for t in self._tickets], self._prepared)
+        except Exception as error:  # noqa: BLE001 - as above
+            return error
+        _settle_all(self._tickets, results)
+        return None
+
+
 class Ahead:
     """The writer's thread and the reader's connection. Used by the engine's thread only."""
 
@@ -47,7 +77,7 @@ class Ahead:
         self._booker = booker
         self._reader: Connection[Any] | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="engine-writer")
-        self._writing: tuple[list[Ticket], Future[None]] | None = None
+        self._writing: tuple[list[Ticket], Writing] | None = None
 
     @property
     def busy(self) -> bool:
@@ -55,30 +85,34 @@ class Ahead:
         return self._writing is not None
 
     def takes(self, tickets: list[Ticket]) -> bool:
-        """Decide the batch ahead and hand it to the writer; False leaves it to the caller."""
-        jobs = [ticket.job for ticket in tickets]
-        size = sum(len(job.submissions) for job in jobs)
-        if size < AHEAD_SIZE_MIN or not self._booker.alone:
+        """Decide the batch ahead and begin to write it; False leaves it to the caller."""
+        if not self._booker.alone:
             return False
         try:
             with self._reading().cursor() as cursor:
-                prepared = self._booker.prepare(cursor, jobs)
-        except (LedgerError, psycopg.Error):
+                prepared = self._booker.prepare(cursor, [ticket.job for ticket in tickets])
+        except Exception:  # noqa: BLE001 - it shows, and is said, when the batch is booked
             self._forget_after_writing()
             return False
         if prepared is None or not self.finish():
             return False
-        self._writing = (tickets, self._writer.submit(self._write, tickets, prepared))
+        self._writing = (tickets, self._begin(tickets, prepared))
         return True
+
+    def _begin(self, tickets: list[Ticket], prepared: Prepared) -> Writing:
+        if prepared.fits_statement:
+            return Sent(self._booker, tickets, prepared)
+        return self._writer.submit(self._write, tickets, prepared)
 
     def finish(self) -> bool:
         """Wait for the batch being written; False when it died and had to be booked again."""
         if self._writing is None:
             return True
-        tickets, future = self._writing
+        tickets, writing = self._writing
         self._writing = None
-        error = future.exception()
+        error = writing.exception()
         if error is None:
+            self._booker.proved()
             return True
         if not isinstance(error, Superseded):
             self._booker.drop_connection()
@@ -94,9 +128,8 @@ class Ahead:
             self._reader.close()
 
     def _write(self, tickets: list[Ticket], prepared: Prepared) -> None:
-        results = self._booker.write([ticket.job for ticket in tickets], prepared)
-        for ticket, result in zip(tickets, results, strict=True):
-            ticket.settle(result)
+        jobs = [ticket.job for ticket in tickets]
+        _settle_all(tickets, self._booker.write(jobs, prepared))
 
     def _forget_after_writing(self) -> None:
         if self.finish():
@@ -106,3 +139,8 @@ class Ahead:
         if self._reader is None or self._reader.closed:
             self._reader = self._connect()
         return self._reader
+
+
+def _settle_all(tickets: list[Ticket], results: list[Results]) -> None:
+    for ticket, result in zip(tickets, results, strict=True):
+        ticket.settle(result)

@@ -19,6 +19,8 @@ from psycopg.pq import Format
 _UUID, _UUID_ARRAY = 2950, 2951
 _INT8, _INT8_ARRAY = 20, 1016
 _DATE, _DATE_ARRAY = 1082, 1182
+_TEXT, _TEXT_ARRAY = 25, 1009
+_BYTEA, _BYTEA_ARRAY = 17, 1001
 _EPOCH = dt.date(2000, 1, 1).toordinal()
 _NULL = struct.pack(">i", -1)
 
@@ -91,6 +93,36 @@ def date_array(dates: Iterable[str | None]) -> DateArray:
     return DateArray(head + b"".join(elements))
 
 
+class TextArray(PackedArray):
+    """text[]"""
+
+    oid = _TEXT_ARRAY
+
+
+class ByteaArray(PackedArray):
+    """bytea[]"""
+
+    oid = _BYTEA_ARRAY
+
+
+def _sized(elements: Sequence[bytes]) -> bytes:
+    sizes = struct.Struct(">" + "i" * len(elements)).pack(*map(len, elements))
+    parts: list[bytes] = [b""] * (2 * len(elements))
+    parts[0::2] = [sizes[at : at + 4] for at in range(0, len(sizes), 4)]
+    parts[1::2] = elements
+    return b"".join(parts)
+
+
+def text_array(texts: Sequence[bytes]) -> TextArray:
+    """Pack texts that are already UTF-8."""
+    return TextArray(_header(len(texts), _TEXT) + _sized(texts))
+
+
+def bytea_array(values: Sequence[bytes]) -> ByteaArray:
+    """Pack byte strings."""
+    return ByteaArray(_header(len(values), _BYTEA) + _sized(values))
+
+
 class _PackedDumper(Dumper):
     format = Format.BINARY
 
@@ -100,7 +132,7 @@ class _PackedDumper(Dumper):
 
 
 def _register() -> None:
-    for kind in (UuidArray, Int8Array, DateArray):
+    for kind in (UuidArray, Int8Array, DateArray, TextArray, ByteaArray):
         dumper = type(f"{kind.__name__}Dumper", (_PackedDumper,), {"oid": kind.oid})
         psycopg.adapters.register_dumper(kind, dumper)
 

@@ -4,15 +4,17 @@ Invariant (Rule: abort): whatever aborts leaves nothing behind; an answer is onl
 from a committed record. After a lost COMMIT reply the next try waits for the old backend
 under the lock and finds the ids that it has committed.
 
-Ahead: while one batch is written, the next may be decided on its outcome (`prepare`). That is
-only a guess until the writer holds the lock and finds that the log's last seal is the one the
-guess was built on; otherwise it is thrown away and the batch is booked from the start.
+Ahead: while one batch is written, the next is decided on its outcome (`prepare`). That is only
+a guess until the writer holds the lock and finds that the log's last seal is the one the guess
+was built on, and no id on record that was taken for new; otherwise it is thrown away and the
+batch is booked from the start.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -20,22 +22,26 @@ import msgspec
 import psycopg
 from psycopg import Connection, Cursor
 
+from ledger import statement
 from ledger.account import Account, instant_text
 from ledger.batch import decide_batch
 from ledger.business_types import BusinessTypes
 from ledger.clock import select_clock
 from ledger.errors import EngineStopped, InvalidRequest, LedgerError, StoreUnavailable
-from ledger.heads import HeadCache, write_heads_in_tx
+from ledger.heads import HeadCache, is_plain, write_heads_in_tx
 from ledger.job import Decided, Job, Loaded, Missing, Recorded, answer_of
 from ledger.loading import Wanted, load_in_tx
 from ledger.log import Log, LogEnd, Sealed, seal_rows
 from ledger.operation import Result
 from ledger.original import Original, known_original
+from ledger.recall import has_records_in_tx
 
 Results = list[Result]
 Connect = Callable[[], Connection[Any]]
 RETRIES_OF_CONFLICT = 3
 RETRY_PAUSE_S = 0.05
+LOOK_UPS_AFTER_REPEAT = 50  # batches: who repeats one operation often repeats more
+COMPANY_AFTER_SUPERSEDED = 4  # batches without another engine's commit before we guess again
 
 
 class Clocks(msgspec.Struct, frozen=True):
@@ -64,9 +70,16 @@ class Prepared(msgspec.Struct, frozen=True):
     decided: Decided
     sealed: Sealed
 
+    @property
+    def fits_statement(self) -> bool:
+        """Whether `ledger.append_batch` can write all of it."""
+        return len(self.sealed.rows) <= statement.ROWS_MAX and is_plain(
+            self.loaded.accounts, self.decided.touched
+        )
+
 
 class Superseded(Exception):
-    """The log's last seal is not the one a batch was prepared on."""
+    """The log is not as a batch was prepared on it: another last seal, or an id on record."""
 
 
 class Booker:
@@ -85,7 +98,11 @@ class Booker:
         self._clocks = clocks
         self._patience_s = patience_s
         self._conn: Connection[Any] | None = None
+        self._planned_on: Connection[Any] | None = None
         self._heads = HeadCache()
+        self._guesses: deque[dict[str, Account]] = deque()  # heads whose commit is not yet known
+        self._look_ups_left = 0
+        self._company_left = 0
         self._clock_read: tuple[dt.datetime, float] | None = None
 
     def book(self, jobs: list[Job]) -> list[Results | LedgerError]:
@@ -151,7 +168,9 @@ class Booker:
     def _enter_in_tx(self, cursor: Cursor[Any], book_id: str) -> LogEnd:
         end = self.log.select_end_in_tx(cursor, book_id)
         self._heads.enter(end.seal)
-        self.alone = self.tip is not None and self.tip.end.seal == end.seal
+        unchanged = self.tip is not None and self.tip.end.seal == end.seal
+        self._company_left = max(0, self._company_left - 1) if unchanged else self._company_left
+        self.alone = unchanged and not self._company_left
         return end
 
     def _decide_in_tx(
@@ -164,10 +183,19 @@ class Booker:
     ) -> tuple[Loaded, Decided]:
         """Load and decide; load more when a decision reads what no request named.
 
-        `unseen` is what a batch that is still being written has decided.
+        `unseen` is what a batch that is still being written has decided; then ids are looked
+        up only while callers repeat some, because the writer finds out.
         """
+        look_up_ids = unseen is None or self._look_ups_left > 0
         while True:
-            loaded = load_in_tx(cursor, jobs[0].book_id, wanted, self.types, self._heads)
+            loaded = load_in_tx(
+                cursor,
+                jobs[0].book_id,
+                wanted,
+                self.types,
+                self._heads,
+                look_up_ids=look_up_ids,
+            )
             if unseen is not None:
                 # Also into memory, should it have been cleared since that batch was decided.
                 self._heads.put_all(_overlay(loaded, wanted, unseen, self.types))
@@ -198,9 +226,11 @@ class Booker:
     def prepare(self, cursor: Cursor[Any], jobs: list[Job]) -> Prepared | None:
         """Decide a batch on the tip, which may still be being written; None when impossible.
 
-        `cursor` is of another connection than the writer's and holds no lock.
+        `cursor` is of another connection than the writer's and holds no lock. Each batch that
+        was prepared is `proved` or all that was guessed is forgotten (`forget`).
         """
         tip = self.tip
+        self._look_ups_left = max(0, self._look_ups_left - 1)
         wanted = Wanted.by(jobs)
         if tip is None or tip.book_id != jobs[0].book_id or wanted.closing:
             return None
@@ -210,6 +240,7 @@ class Booker:
             return None
         sealed = self._seal(decided, tip.end, tip.book_id, booked_at)
         self._heads.committed(sealed.after.seal, decided.touched.values())
+        self._guesses.append(decided.touched)
         recorded = {
             operation_id: Recorded(record.event, sealed.seal.first_id + (record.row or 0))
             for operation_id, record in decided.recorded.items()
@@ -225,15 +256,56 @@ class Booker:
         with self.log.locked(conn) as cursor:
             end = self.log.select_end_in_tx(cursor, jobs[0].book_id)
             if end.seal != prepared.base:
-                raise Superseded
+                raise self._superseded()
+            streams = [row.stream_id for row in prepared.sealed.rows if row.version == 1]
+            if has_records_in_tx(cursor, streams):
+                raise self._repeated()
             self._write_in_tx(cursor, prepared.loaded, prepared.decided, prepared.sealed)
             self.reach("engine.before_commit")
         self.reach("engine.after_commit")
         return answers_of(jobs, prepared.decided, prepared.sealed)
 
+    def send(self, prepared: Prepared) -> None:
+        """Send a prepared batch to the server as one statement."""
+        conn = self.connection()
+        if self._planned_on is not conn:
+            statement.prepare(conn)
+            self._planned_on = conn
+        self.reach("engine.before_insert")
+        changed = list(prepared.decided.touched.values())
+        statement.send(conn, statement.values_of(prepared.base, prepared.sealed, changed))
+        self.reach("engine.sent")
+        self.reach("engine.after_insert")  # only the server knows how far it is: a kill at these
+        self.reach("engine.before_commit")  # steps may come before the commit or after it
+
+    def receive(self, jobs: list[Job], prepared: Prepared) -> list[Results]:
+        """Wait for the end of what was sent. Raises as `write` does."""
+        word = statement.receive(self.connection())
+        if word == "superseded":
+            raise self._superseded()
+        if word == "known":
+            raise self._repeated()
+        self.reach("engine.after_commit")
+        return answers_of(jobs, prepared.decided, prepared.sealed)
+
+    def _superseded(self) -> Superseded:
+        self._company_left = COMPANY_AFTER_SUPERSEDED
+        return Superseded()
+
+    def _repeated(self) -> Superseded:
+        self._look_ups_left = LOOK_UPS_AFTER_REPEAT
+        return Superseded()
+
+    def proved(self) -> None:
+        """Take the oldest guess for a fact: its commit is known."""
+        self._guesses.popleft()
+
     def forget(self) -> None:
-        """Throw away everything guessed: heads in memory and the tip."""
-        self._heads = HeadCache()
+        """Throw away everything guessed: heads whose commit is not known, and the tip."""
+        for touched in self._guesses:
+            self._heads.withdraw(touched.values())
+        self._heads.withdraw(())
+        self._guesses.clear()
         self.tip = None
 
     # --- time and connection --------------------------------------------------------------

@@ -129,16 +129,18 @@ class Engine:
     def _run(self) -> None:
         while True:
             tickets = self._next_batch()
-            if tickets and self._ahead.takes(tickets):
+            ahead = bool(tickets) and self._ahead.takes(tickets)
+            if ahead and not self._sweep_is_due():
                 continue
             self._ahead.finish()
-            if tickets:
+            if tickets and not ahead:
                 settle(self._booker, tickets)
-            elif self._stopping is not None:
+            elif not tickets and self._stopping is not None:
                 break
             if self._booker.stopped_by is not None:
                 self._stopping = self._booker.stopped_by
-            self._sweep_expired_holds()
+            if self._sweep_is_due():
+                self._sweep_expired_holds()
         self._ahead.close()
         self._booker.drop_connection()
 
@@ -159,11 +161,11 @@ class Engine:
             self._queued -= size
             return batch
 
+    def _sweep_is_due(self) -> bool:
+        return self._clocks.steady() - self._swept_at >= self.settings.sweep_interval_s
+
     def _sweep_expired_holds(self) -> None:
-        now = self._clocks.steady()
-        if now - self._swept_at < self.settings.sweep_interval_s:
-            return
-        self._swept_at = now
+        self._swept_at = self._clocks.steady()
         booker = self._booker
         try:
             with booker.connection().transaction(), booker.connection().cursor() as cursor:

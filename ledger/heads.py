@@ -150,6 +150,12 @@ class HeadCache:
         self._seal = seal
         self.put_all(touched)
 
+    def withdraw(self, guessed: Iterable[Account]) -> None:
+        """Drop heads that were kept before their commit; of the others, compare versions."""
+        for account in guessed:
+            self._heads.pop((account.book_id, account.number), None)
+        self._seal = b""
+
     def day(self, book_id: str) -> tuple[str, str | None] | None:
         """Return a book's open day and the day it is closed through, if proved current."""
         return self._days.get(book_id)
@@ -256,7 +262,8 @@ def write_heads_in_tx(
         cursor.executemany(INSERT_HEAD, [_head_row(after[number]) for number in opened])
     changed = [account for number, account in after.items() if number not in opened]
     if changed:
-        cursor.execute(UPDATE_MONEY, _money_arrays(changed), prepare=True)
+        values = (*money_arrays(changed), *_counts_arrays(changed))
+        cursor.execute(UPDATE_MONEY, values, prepare=True)
     detailed: list[tuple[Account | None, Account]] = []
     for number, account in after.items():
         old = before.get(number)
@@ -267,18 +274,22 @@ def write_heads_in_tx(
             cursor.execute(
                 UPDATE_STANDING, (*_standing(account), account_uuid(account.book_id, number))
             )
-        # evolve makes a new dictionary whenever one changes
-        if not (
-            old.holds is account.holds
-            and old.freezes is account.freezes
-            and old.limits is account.limits
-        ):
+        if not _same_details(old, account):
             detailed.append((old, account))
     _write_details_in_tx(cursor, detailed)
 
 
-def _money_arrays(accounts: Sequence[Account]) -> tuple[PackedArray, ...]:
-    """Return UPDATE_MONEY's parameters, a column at a time."""
+def is_plain(before: Mapping[str, Account | None], after: Mapping[str, Account]) -> bool:
+    """Tell whether only money moved: no account opened, no command, hold, freeze or limit."""
+    for number, account in after.items():
+        old = before.get(number)
+        if old is None or not _same_standing(old, account) or not _same_details(old, account):
+            return False
+    return True
+
+
+def money_arrays(accounts: Sequence[Account]) -> tuple[PackedArray, ...]:
+    """Return what moving money changes, a column at a time; `ledger.append_batch` takes them."""
     return (
         uuid_array([account_stream(a.book_id, a.number) for a in accounts]),
         date_array([a.business_date for a in accounts]),
@@ -291,6 +302,11 @@ def _money_arrays(accounts: Sequence[Account]) -> tuple[PackedArray, ...]:
         int8_array([a.day_credits_minor for a in accounts]),
         int8_array([a.debit_total_minor for a in accounts]),
         int8_array([a.credit_total_minor for a in accounts]),
+    )
+
+
+def _counts_arrays(accounts: Sequence[Account]) -> tuple[PackedArray, ...]:
+    return (
         int8_array([len(a.holds) for a in accounts]),
         int8_array([len(a.freezes) for a in accounts]),
         int8_array([len(a.limits) for a in accounts]),
@@ -309,6 +325,13 @@ def _same_standing(old: Account, new: Account) -> bool:
         and old.lost is new.lost
         and old.whole_freezes is new.whole_freezes
     )
+
+
+def _same_details(old: Account, new: Account) -> bool:
+    """Tell whether holds, freezes and limits are as before: `evolve` makes a new dictionary
+    whenever one changes.
+    """
+    return old.holds is new.holds and old.freezes is new.freezes and old.limits is new.limits
 
 
 def _standing(account: Account) -> tuple[Any, ...]:

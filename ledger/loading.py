@@ -72,10 +72,17 @@ class Wanted(msgspec.Struct):
 
 
 def load_in_tx(
-    cursor: Cursor[Any], book_id: str, wanted: Wanted, types: BusinessTypes, cache: HeadCache
+    cursor: Cursor[Any],
+    book_id: str,
+    wanted: Wanted,
+    types: BusinessTypes,
+    cache: HeadCache,
+    *,
+    look_up_ids: bool = True,
 ) -> Loaded:
-    """Read what the batch's decisions may look at. Needs the log's lock.
+    """Read what the batch's decisions may look at. Needs the log's lock, or proof under it later.
 
+    Without `look_up_ids` every id counts as new: whoever writes must see that it is.
     Raises `UnknownName` for a book that was never opened.
     """
     open_date, closed_through = _days_in_tx(cursor, book_id, cache)
@@ -87,7 +94,7 @@ def load_in_tx(
         closed_through,
         accounts,
         select_originals_in_tx(cursor, book_id, originals, types) if originals else {},
-        select_records_in_tx(cursor, book_id, wanted.operation_ids),
+        select_records_in_tx(cursor, book_id, wanted.operation_ids) if look_up_ids else {},
         frozenset(
             number
             for number in wanted.closing

@@ -55,11 +55,16 @@ class LogEnd(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """Rows ready to be written: their seal, their bytes, and the end of the log after them."""
+    """Rows ready to be written: their seal, their digests, and the end of the log after them."""
 
     seal: Seal
-    data: bytes
+    rows: Sequence[Row]
+    digests: Sequence[bytes]
     after: LogEnd
+
+    def copy_bytes(self) -> bytes:
+        """Pack the rows for COPY."""
+        return copy_bytes(self.seal.first_id, self.rows, self.digests)
 
 
 class Log:
@@ -118,10 +123,13 @@ class Log:
         self.write_in_tx(cursor, sealed)
         return sealed.seal
 
-    def write_in_tx(self, cursor: Cursor[Any], sealed: Sealed) -> None:
-        """Write sealed rows. Needs the commit-order lock, and the end they were sealed after."""
+    def write_in_tx(self, cursor: Cursor[Any], sealed: Sealed, data: bytes | None = None) -> None:
+        """Write sealed rows. Needs the commit-order lock, and the end they were sealed after.
+
+        `data` are the rows as `sealed.copy_bytes` packs them, when that is already done.
+        """
         with cursor.copy(self.copy_events) as copy:
-            copy.write(sealed.data)
+            copy.write(sealed.copy_bytes() if data is None else data)
         cursor.execute(self.insert_seal, (*sealed.seal, LOG_CHANNEL), prepare=True)
 
 
@@ -152,7 +160,7 @@ def seal_rows(
         digests=digests,
     )
     after = LogEnd(seal.last_id, seal.seal, booked_at, sums)
-    return Sealed(seal, copy_bytes(first_id, rows, digests), after)
+    return Sealed(seal, rows, digests, after)
 
 
 def _sum(

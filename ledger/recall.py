@@ -8,7 +8,7 @@ another backend still commits.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from psycopg import Cursor
@@ -30,6 +30,10 @@ from ledger.original import Original, known_original
 SELECT_RECORDS = """
     SELECT topic, state, notification_id FROM ledger.stored_events
     WHERE originator_id = ANY(%s) AND originator_version = 1
+"""
+SELECT_ANY_RECORD = """
+    SELECT 1 FROM ledger.stored_events
+    WHERE originator_id = ANY(%s) AND originator_version = 1 LIMIT 1
 """
 SELECT_ORIGINALS = """
     SELECT first.topic, first.state, last.topic, last.state, last.originator_version
@@ -68,6 +72,12 @@ def select_records_in_tx(
             raise LogCorrupt(f"position {position}: no record of an operation")
         records[event.operation_id] = Recorded(event, position=position)
     return records
+
+
+def has_records_in_tx(cursor: Cursor[Any], streams: Sequence[bytes]) -> bool:
+    """Tell whether any of these streams has begun. Needs the commit-order lock."""
+    cursor.execute(SELECT_ANY_RECORD, (uuid_array(streams),), prepare=True)
+    return cursor.fetchone() is not None
 
 
 def select_originals_in_tx(

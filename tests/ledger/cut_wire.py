@@ -19,7 +19,7 @@ from urllib.parse import quote
 from psycopg.conninfo import conninfo_to_dict
 
 SOCKET_NAME = ".s.PGSQL.5432"
-COMMITTED = b"COMMIT\x00"
+COMMITTED = (b"COMMIT\x00", b"appended\x00")  # the column of `ledger.append_batch`
 INTRODUCTION_BYTES = 500
 
 
@@ -78,7 +78,7 @@ class CutWire:
             while data := source.recv(1 << 16):
                 if what == "requests":
                     said += data[: max(0, INTRODUCTION_BYTES - len(said))]
-                elif self._armed and COMMITTED in data and self._of in said:
+                elif self._armed and self._of in said and any(w in data for w in COMMITTED):
                     self._armed -= 1
                     self.cuts += 1
                     break

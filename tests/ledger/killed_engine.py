@@ -1,6 +1,9 @@
-"""A process that books a few operations and is killed at a step: `python -m … URL STEP`.
+"""A process that books a few operations and is killed at a step: `python -m … URL STEP WAY`.
 
-It prints the id of every operation that was acknowledged, one a line.
+It prints the id of every operation that was acknowledged, one a line. WAY is `alone`, when the
+engine is the only one and sends the batch as one statement, or `in-company`, when another one has
+committed a moment ago and the batch is booked step by step under the lock, or `asked`, when it is
+alone and waits for a line of input before it posts.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import sys
 
 from ledger.operation import Answer, Submission
 from tests.ledger import builders as b
-from tests.ledger.booking import running_ledger
+from tests.ledger.booking import Ledger, running_ledger
 
 NUMBERS = ("C-1", "C-2")
 BEFORE = "before"
@@ -25,7 +28,14 @@ def payments() -> list[Submission]:
     ]
 
 
-def main(database_url: str, step: str) -> None:
+def seek_company(ledger: Ledger, database_url: str) -> None:
+    """Let another engine commit in between, and this one notice it; both book a rejection."""
+    with running_ledger(database_url) as other:
+        other.answer(b.post("transfer", b.debit("C-2", 1)))
+    ledger.answer(b.post("transfer", b.debit("C-2", 1)))
+
+
+def main(database_url: str, step: str, way: str) -> None:
     """Book, then book again and be killed at the step."""
     armed = False
 
@@ -37,6 +47,10 @@ def main(database_url: str, step: str) -> None:
         ledger.open(*NUMBERS)
         ledger.answer(b.post("recharge", b.credit("C-1", 1_000), operation_id=BEFORE))
         print(BEFORE, flush=True)
+        if way == "in-company":
+            seek_company(ledger, database_url)
+        elif way == "asked":
+            sys.stdin.readline()
         armed = True
         for result in ledger.post(*payments()):
             assert isinstance(result, Answer)

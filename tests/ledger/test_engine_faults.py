@@ -13,16 +13,21 @@ import pytest
 from ledger import operation as op
 from ledger.audit import verify
 from ledger.errors import StoreUnavailable
+from ledger.log import LOG_LOCK
 from tests.ledger import builders as b
 from tests.ledger.booking import Ledger, running_ledger
 from tests.ledger.cut_wire import cut_wire
 from tests.ledger.killed_engine import BEFORE, payments
+from tests.waiting import wait_until
 
-STEPS = {  # step: whether the batch is committed by then
-    "engine.before_insert": False,
-    "engine.after_insert": False,
-    "engine.before_commit": False,
-    "engine.after_commit": True,
+STEPS = {  # step: whether the batch is committed by then; None: nobody can know
+    ("in-company", "engine.before_insert"): False,
+    ("in-company", "engine.after_insert"): False,
+    ("in-company", "engine.before_commit"): False,
+    ("in-company", "engine.after_commit"): True,
+    ("alone", "engine.before_insert"): False,
+    ("alone", "engine.sent"): None,
+    ("alone", "engine.after_commit"): True,
 }
 
 
@@ -35,11 +40,13 @@ def passes_audit(database_url: str) -> None:
         assert verify(conn).difference is None
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_kill_at_any_step_loses_and_doubles_nothing(database_url: str, step: str) -> None:
+@pytest.mark.parametrize(("way", "step"), STEPS)
+def test_a_kill_at_any_step_loses_and_doubles_nothing(
+    database_url: str, way: str, step: str
+) -> None:
     # given an engine that is killed at this step of a batch
     killed = subprocess.run(
-        [sys.executable, "-m", "tests.ledger.killed_engine", database_url, step],
+        [sys.executable, "-m", "tests.ledger.killed_engine", database_url, step, way],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -53,7 +60,9 @@ def test_a_kill_at_any_step_loses_and_doubles_nothing(database_url: str, step: s
         again = ledger.post(*payments())
         # then each operation is there once
         assert balances(ledger) == [("C-1", 950), ("C-2", 50)]
-    assert [getattr(a, "replayed", None) for a in answers] == [STEPS[step]] * 10
+    replayed = {getattr(answer, "replayed", None) for answer in answers}
+    committed = STEPS[way, step]
+    assert replayed == {committed} if committed is not None else len(replayed) == 1
     assert [getattr(a, "position", 0) for a in again] == [
         getattr(a, "position", 1) for a in answers
     ]
@@ -122,3 +131,73 @@ def test_a_store_that_stays_away_is_said_so_and_nothing_is_lost_when_it_is_back(
         assert ledger.answer(paid).replayed
         assert balances(ledger) == [("C-1", 5)]
     passes_audit(database_url)
+
+
+def test_a_commit_that_fails_after_the_function_has_answered_books_nothing(
+    database_url: str,
+) -> None:
+    """The function's result comes before the commit that ends its statement."""
+    with running_ledger(database_url) as ledger:
+        ledger.open("C-1")
+        ledger.answer(b.post("recharge", b.credit("C-1", 1_000)))
+        with psycopg.connect(database_url) as conn:
+            conn.execute(
+                "CREATE FUNCTION refuse_commit() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'serialization_failure'; END $$"
+            )
+            conn.execute(
+                "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON ledger.seals "
+                "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse_commit()"
+            )
+        paid = b.post("recharge", b.credit("C-1", 5), operation_id="paid")
+        with pytest.raises(StoreUnavailable):
+            ledger.answer(paid)
+        assert balances(ledger) == [("C-1", 1_000)]
+        with psycopg.connect(database_url) as conn:
+            conn.execute("DROP TRIGGER at_commit ON ledger.seals")
+        answer = ledger.answer(paid)
+        assert (answer.status, answer.replayed) == ("booked", False)
+        assert balances(ledger) == [("C-1", 1_005)]
+    passes_audit(database_url)
+
+
+def test_a_statement_whose_sender_died_while_it_waited_in_the_server_counts_once(
+    database_url: str,
+) -> None:
+    """The server commits what it was sent, though nobody is there to be answered."""
+    with psycopg.connect(database_url) as holder, psycopg.connect(database_url) as watcher:
+        watcher.autocommit = True
+        # given a batch on its way, which waits for the lock of the log
+        sender = subprocess.Popen(
+            [sys.executable, "-m", "tests.ledger.killed_engine", database_url, "never", "asked"],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert sender.stdin is not None
+        assert sender.stdout is not None
+        assert sender.stdout.readline().decode().strip() == BEFORE
+        holder.execute("SELECT pg_advisory_xact_lock(%s, hashtext('ledger'))", (LOG_LOCK,))
+        sender.stdin.write(b"go\n")
+        sender.stdin.flush()
+        wait_until(lambda: waits_in_append(watcher), "the statement waits for the lock")
+        # when its sender is killed, and the lock given back
+        sender.kill()
+        sender.communicate()
+        holder.rollback()
+        wait_until(lambda: not waits_in_append(watcher), "the statement ends")
+    # then it is booked, once
+    with running_ledger(database_url) as ledger:
+        answers = ledger.post(*payments())
+        assert {getattr(answer, "replayed", None) for answer in answers} == {True}
+        assert balances(ledger) == [("C-1", 950), ("C-2", 50)]
+    passes_audit(database_url)
+
+
+def waits_in_append(watcher: psycopg.Connection) -> bool:
+    row = watcher.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND state = 'active' AND query LIKE 'SELECT ledger.append_batch%' "
+        "AND pid <> pg_backend_pid()"
+    ).fetchone()
+    return row is not None and row[0] > 0

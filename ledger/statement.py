@@ -1,0 +1,96 @@
+"""A batch as one statement: lock, proof, heads, events, seal and commit in one trip to the server.
+
+The engine's thread sends it and decides the next batch while PostgreSQL works. Invariant: the
+server writes only on top of the seal that the batch was decided on, and only ids it has not on
+record (`ledger.append_batch`, infra/migrations); a statement that was sent and not answered may
+have committed, so its ids are looked up under the lock before anything is said of them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg import Connection, generators
+from psycopg.pq import ExecStatus
+
+from ledger.account import Account
+from ledger.arrays import bytea_array, int8_array, text_array, uuid_array
+from ledger.errors import LogCorrupt
+from ledger.heads import money_arrays
+from ledger.log import Sealed
+
+ROWS_MAX = 1_000  # above it, binary COPY is faster than arrays
+
+_NAME = b"append_batch"
+_BYTEA, _INT8, _TEXT = 17, 20, 25
+_UUIDS, _INT8S, _TEXTS, _BYTEAS, _DATES = 2951, 1016, 1009, 1001, 1182
+_TYPES = (
+    *(_BYTEA, _UUIDS),
+    *(_INT8, _INT8, _TEXT, _TEXT, _TEXT, _BYTEA),
+    *(_UUIDS, _INT8S, _TEXTS, _BYTEAS, _BYTEAS),
+    *(_UUIDS, _DATES, *(_INT8S,) * 9),
+)
+_PLACES = ", ".join(f"${number}" for number in range(1, len(_TYPES) + 1))
+_CALL = f"SELECT ledger.append_batch({_PLACES}) AS appended".encode()
+_BINARY = (1,) * len(_TYPES)
+_pack_int8 = struct.Struct(">q").pack
+
+
+def values_of(base: bytes, sealed: Sealed, changed: Sequence[Account]) -> list[bytes | None]:
+    """Return the statement's parameters in PostgreSQL's binary formats."""
+    seal, rows = sealed.seal, sealed.rows
+    streams, versions, topics, states = zip(*rows, strict=True)
+    asked = [stream for stream, version in zip(streams, versions, strict=True) if version == 1]
+    return [
+        base,
+        uuid_array(asked).data,
+        _pack_int8(seal.first_id),
+        _pack_int8(seal.last_id),
+        seal.book_id.encode(),
+        seal.booked_at.encode(),
+        seal.totals.encode(),
+        seal.seal,
+        uuid_array(streams).data,
+        int8_array(versions).data,
+        text_array(topics).data,
+        bytea_array(states).data,
+        bytea_array(sealed.digests).data,
+        *(array.data for array in money_arrays(changed)),
+    ]
+
+
+def prepare(conn: Connection[Any]) -> None:
+    """Let the server plan the statement: once for each connection."""
+    conn.pgconn.send_prepare(_NAME, _CALL, _TYPES)
+    _check(conn, conn.wait(generators.execute(conn.pgconn)), ExecStatus.COMMAND_OK)
+
+
+def send(conn: Connection[Any], values: Sequence[bytes | None]) -> None:
+    """Send the statement; `receive` waits for its end. `conn` is in autocommit."""
+    conn.pgconn.send_query_prepared(_NAME, values, param_formats=_BINARY)
+    conn.wait(generators.send(conn.pgconn))
+
+
+def receive(conn: Connection[Any]) -> str:
+    """Return `appended`, `superseded` or `known`. Raises the server's error.
+
+    The function's result comes before the commit that follows it, and a commit can fail: what is
+    there when the exchange has ended counts.
+    """
+    results = conn.wait(generators.fetch_many(conn.pgconn))
+    _check(conn, results, ExecStatus.TUPLES_OK)
+    word = results[0].get_value(0, 0)
+    if word is None:
+        raise LogCorrupt("append_batch said nothing")
+    return str(word, "ascii")
+
+
+def _check(conn: Connection[Any], results: Sequence[Any], expected: ExecStatus) -> None:
+    for result in results:
+        if result.status != expected:
+            raise psycopg.errors.error_from_result(result, conn.info.encoding)
+    if not results:
+        raise psycopg.OperationalError("the server ended the exchange without an answer")
