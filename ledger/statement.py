@@ -22,7 +22,7 @@ from ledger.errors import LogCorrupt
 from ledger.heads import money_arrays
 from ledger.log import Sealed
 
-ROWS_MAX = 1_000  # above it, binary COPY is faster than arrays
+ROWS_MAX = 500  # above it, binary COPY by a thread of its own is faster than arrays
 
 _NAME = b"append_batch"
 _BYTEA, _INT8, _TEXT = 17, 20, 25

@@ -9,6 +9,7 @@ books are then checked against the audit and against the answers.
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 import signal
 import subprocess
@@ -352,7 +353,7 @@ def test_holds_expire_while_batch_after_batch_is_decided_ahead(database_url: str
     with _ledger_alone(database_url, 60, clock=clock, steady=clock.steady) as ledger:
         ledger.open("H-1")  # no batch touches it: nothing but the sweep looks at its hold
         ledger.answer(post("recharge", credit("H-1", 10)))
-        held = post("hold", hold("H-1", 10, expires_at="2100-01-31T08:00:10Z"))
+        held = post("hold", hold("H-1", 10, expires_at=clock.now + dt.timedelta(seconds=10)))
         assert ledger.answer(held).status == "booked"
 
         def keep_posting() -> None:
