@@ -12,7 +12,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import audit, books, history, http_batch, http_mixes, http_single, visible, write_path
+from bench import (
+    audit,
+    books,
+    history,
+    http_batch,
+    http_mixes,
+    http_single,
+    sweep,
+    visible,
+    write_path,
+)
 from bench.machine import machine_description
 from bench.place import Place, Run
 from bench.scale import FULL, QUICK
@@ -28,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Run], None]] = {
     "books-kafka": books.run_on_kafka,
     "visible": visible.run,
     "audit": audit.run,
+    "sweep": sweep.run,
     "import": history.run,
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

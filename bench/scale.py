@@ -23,6 +23,7 @@ class Scale:
     http_batch_operations: dict[int, int]
     mix_postings: int
     drain_operations: int
+    sweep_operations: int
     visible_probes: int
     durable_commits: int
     import_rows: int
@@ -39,6 +40,7 @@ QUICK = Scale(
     http_batch_operations={100: 1_000, 1_000: 3_000, 8_000: 8_000},
     mix_postings=1_500,
     drain_operations=6_000,
+    sweep_operations=60_000,
     visible_probes=50,
     durable_commits=100,
     import_rows=6_000,
@@ -54,6 +56,7 @@ FULL = Scale(
     http_batch_operations={100: 6_000, 1_000: 16_000, 8_000: 32_000},
     mix_postings=8_000,
     drain_operations=30_000,
+    sweep_operations=1_020_000,
     visible_probes=300,
     durable_commits=500,
     import_rows=0,

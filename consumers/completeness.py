@@ -1,55 +1,55 @@
-"""The completeness sweep: every operation of the log against what the books hold of it.
+"""Completeness: every operation of the log against what the books hold of it.
 
-Independent of positions and offsets: it compares by id, amount and currency, and names each
-missing, doubled or differing operation. Invariant: a missing one is healed only by the same
-handler that the live consumer uses, under a lane's lock.
+The log is read and decoded; outcomes are matched by position and, where that fails, by book
+and operation id; vouchers are compared with outcomes by the database itself. Offsets are
+never asked; a lane's position only says whether an operation without an outcome is due.
+Invariant: nothing is written here, and what is called missing has no trace in the books.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import Connection
 
-from consumers.consumer import DeliverInTx
-from consumers.log_rows import select_operations
-from consumers.messages import Booked
-from consumers.posting import results_of
-from consumers.resolution import OVERRIDE_RULE
-from consumers.vouchers import handle_in_tx, prepare
+from consumers.messages import OPERATION_TOPIC, Unreadable, log_row, partition_of, read_row
+from consumers.set_aside import is_set_aside
+from consumers.traces import (
+    select_booked_in_tx,
+    select_elsewhere_in_tx,
+    select_unkept_in_tx,
+    select_unposted_in_tx,
+    select_vouchered_in_tx,
+)
 from ledger.events import MOVEMENT_KINDS
-from projections.outcomes import VOUCHERED
-from projections.positions import lock_lane_in_tx, select_lanes, select_log, select_visible
-from projections.rulesets import PublishedRulesets, load_rulesets
+from projections.positions import select_head, select_lanes
+from projections.sweeps import DIFFERENCES_MAX, Difference
 
-POSITIONS_PER_CHUNK = 20_000
-DIFFERENCES_MAX = 1000
+POSITIONS_PER_SLICE = 50_000
+
+UNMET = "a decision that the books never met: rebuild them"
 
 BEGIN_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
-SELECT_LOGGED = """
-    SELECT notification_id, state FROM ledger.stored_events
-    WHERE notification_id > %s AND notification_id <= %s
-      AND topic = 'ledger.recorded:OperationBooked'
-"""
-SELECT_OUTCOMES = """
-    SELECT position, book_id, operation_id, status, rule_id, amounts::text
-    FROM outcomes WHERE position > %s AND position <= %s
-"""
-SELECT_POSTED = """
-    SELECT position, currency, sum(amount_minor) FILTER (WHERE account IS NOT NULL)
-    FROM voucher_lines WHERE position > %s AND position <= %s
-    GROUP BY position, currency
-"""
-SELECT_RANGE = """
-    SELECT coalesce(min(position), 0), coalesce(max(position), 0) FROM outcomes
-    WHERE book_id = %s AND business_date = %s::date
+SELECT_COMPARED = """
+    SELECT notification_id, state, o.position, o.book_id, o.operation_id,
+           o.business_date::text, o.amounts::text
+    FROM (SELECT notification_id, state FROM ledger.stored_events
+          WHERE notification_id > %(after)s AND notification_id <= %(until)s
+            AND topic = 'ledger.recorded:OperationBooked'
+            AND (%(day)s::bytea IS NULL OR position(%(day)s::bytea IN state) > 0)) logged
+    FULL JOIN (SELECT position, book_id, operation_id, business_date, amounts FROM outcomes
+               WHERE position > %(after)s AND position <= %(until)s
+                 AND (%(date)s::date IS NULL OR business_date = %(date)s::date)) o
+      ON o.position = logged.notification_id
 """
 
 
 class _Leg(msgspec.Struct, frozen=True, gc=False):
     kind: str
+    account: str
     currency: str
     amount: int
 
@@ -57,6 +57,7 @@ class _Leg(msgspec.Struct, frozen=True, gc=False):
 class _Logged(msgspec.Struct, frozen=True, gc=False):
     book_id: str
     operation_id: str
+    business_date: str
     legs: tuple[_Leg, ...] = ()
 
     def movement(self) -> dict[str, int]:
@@ -64,17 +65,48 @@ class _Logged(msgspec.Struct, frozen=True, gc=False):
         for leg in self.legs:
             if leg.kind in MOVEMENT_KINDS:
                 totals[leg.currency] = totals.get(leg.currency, 0) + leg.amount
-        return totals
+        return totals or {"": 0}
 
 
-class Difference(msgspec.Struct, frozen=True):
-    """One operation that the books do not hold as the log says it."""
+class Selection(msgspec.Struct, frozen=True):
+    """What is compared of a stretch: everything, or a business day, in all books or one."""
 
-    kind: str  # missing, unknown, differing, doubled, unposted
-    position: int
-    book_id: str
-    operation_id: str
-    detail: str
+    business_date: str | None = None
+    book_id: str | None = None
+
+    def takes(self, book_id: str, business_date: str) -> bool:
+        """Tell whether an operation is meant."""
+        return self.book_id in (None, book_id) and self.business_date in (None, business_date)
+
+    @property
+    def takes_all(self) -> bool:
+        """Tell whether nothing is left out."""
+        return self.book_id is None and self.business_date is None
+
+    @property
+    def day(self) -> bytes | None:
+        """Give what the stored bytes of an operation of the day contain."""
+        date = self.business_date
+        return None if date is None else f'"business_date":"{date}"'.encode()
+
+
+EVERYTHING = Selection()
+
+
+class Comparison(NamedTuple):
+    """A stretch after < position ≤ until, compared.
+
+    `waiting` operations are not due: their lane has not come so far.
+    """
+
+    operations: int
+    waiting: int
+    differences: list[Difference]
+
+    @property
+    def missing(self) -> list[int]:
+        """Give the positions of what handling them again would heal."""
+        return [each.position for each in self.differences if each.kind == "missing"]
 
 
 class SweepReport(msgspec.Struct, frozen=True):
@@ -83,14 +115,14 @@ class SweepReport(msgspec.Struct, frozen=True):
     after: int
     through: int
     operations: int
+    waiting: int
     differences: tuple[Difference, ...]
     found: int
-    healed: int = 0
 
     @property
     def is_complete(self) -> bool:
-        """Tell whether nothing was found, or everything found was healed."""
-        return self.found == self.healed
+        """Tell whether the books hold all that is due, as the log says it."""
+        return self.found == 0
 
 
 _decode = msgspec.json.Decoder(_Logged).decode
@@ -102,87 +134,198 @@ def sweep(
     *,
     after: int = 0,
     through: int | None = None,
+    selection: Selection = EVERYTHING,
+    beside: Connection[Any] | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> SweepReport:
-    """Compare the stretch after < position ≤ through (default: all that is visible).
+    """Compare the stretch after < position ≤ through (default: to where the log ends).
 
-    Needs an autocommit connection: each chunk is one snapshot. `progress` is told how many
-    positions each chunk covered.
+    Needs autocommit connections: each slice is one snapshot. `beside` is another connection,
+    on which vouchers are compared at the same time. `progress` is told how many positions
+    each slice covered.
     """
-    visible = select_visible(conn)
-    end = visible if through is None else min(through, visible)
-    start, operations = after, 0
+    head = select_head(conn)
+    end = head if through is None else min(through, head)
+    start, operations, waiting, found = after, 0, 0, 0
     differences: list[Difference] = []
-    found = 0
     while after < end:
-        until = min(end, after + POSITIONS_PER_CHUNK)
-        count, different = _compare(conn, after, until)
-        operations += count
-        found += len(different)
-        differences += different[: DIFFERENCES_MAX - len(differences)]
+        until = min(end, after + POSITIONS_PER_SLICE)
+        compared = compare(conn, after, until, selection=selection, beside=beside)
+        operations += compared.operations
+        waiting += compared.waiting
+        found += len(compared.differences)
+        differences += compared.differences[: DIFFERENCES_MAX - len(differences)]
         progress(until - after)
         after = until
-    return SweepReport(start, end, operations, tuple(differences), found)
+    return SweepReport(start, end, operations, waiting, tuple(differences), found)
 
 
-def heal(conn: Connection[Any], report: SweepReport, *, deliver_in_tx: DeliverInTx) -> SweepReport:
-    """Feed what is missing through the handler; say how many that healed."""
-    missing = [each.position for each in report.differences if each.kind == "missing"]
-    if not missing:
-        return report
-    rulesets = PublishedRulesets()
-    load_rulesets(conn, rulesets)
-    operations = select_operations(conn, missing)
-    batch = prepare(rulesets, [Booked(at, operations[at]) for at in sorted(operations)])
-    with conn.transaction():
-        lane = lock_lane_in_tx(conn, select_lanes(conn)[0].lane, select_log(conn))
-        outcomes = handle_in_tx(conn, rulesets, batch, lane.lane)
-        deliver_in_tx(conn, results_of(outcomes))
-    healed = len({outcome.position for outcome in outcomes} & set(missing))
-    return msgspec.structs.replace(report, healed=healed)
+def compare(
+    conn: Connection[Any],
+    after: int,
+    until: int,
+    *,
+    selection: Selection = EVERYTHING,
+    beside: Connection[Any] | None = None,
+) -> Comparison:
+    """Compare one stretch: the log with the outcomes, and these with their vouchers."""
+    if beside is None:
+        logged = _compare_log(conn, after, until, selection)
+        posted = _compare_vouchers(conn, after, until, selection)
+    else:
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(_compare_vouchers, beside, after, until, selection)
+            logged = _compare_log(conn, after, until, selection)
+            posted = future.result()
+    named = {(each.book_id, each.operation_id) for each in logged.differences}
+    more = [each for each in posted if (each.book_id, each.operation_id) not in named]
+    differences = sorted(logged.differences + more, key=lambda each: each.position)
+    return logged._replace(differences=differences)
 
 
-def _compare(conn: Connection[Any], after: int, until: int) -> tuple[int, list[Difference]]:
+def _compare_log(conn: Connection[Any], after: int, until: int, selection: Selection) -> Comparison:
+    """Match the log's operations with outcomes; look again at what finds no partner."""
+    values = {
+        "after": after,
+        "until": until,
+        "day": selection.day,
+        "date": selection.business_date,
+    }
+    operations = 0
+    alone: dict[int, _Logged] = {}
+    extra: list[tuple[int, str, str]] = []
+    differences: list[Difference] = []
     with conn.transaction(), conn.cursor(binary=True) as cursor:
         cursor.execute(BEGIN_SNAPSHOT)
-        cursor.execute(SELECT_LOGGED, (after, until))
-        logged = {position: _decode(state) for position, state in cursor}
-        cursor.execute(SELECT_OUTCOMES, (after, until))
-        outcomes = {row[0]: row[1:] for row in cursor}
-        cursor.execute(SELECT_POSTED, (after, until))
-        posted: dict[int, dict[str, int]] = {}
-        for position, currency, amount_minor in cursor:
-            of_position = posted.setdefault(position, {})
-            if amount_minor is not None:
-                of_position[currency] = int(amount_minor)
-    found: list[Difference] = []
-    for position, operation in sorted(logged.items()):
-        outcome = outcomes.pop(position, None)
-        difference = _difference(operation, outcome, posted.pop(position, None))
-        if difference is not None:
-            kind, detail = difference
-            name = (operation.book_id, operation.operation_id)
-            found.append(Difference(kind, position, *name, detail))
-    for position, row in sorted(outcomes.items()):
-        found.append(Difference("unknown", position, row[0], row[1], "not in the log"))
-    return len(logged), found
+        cursor.execute(SELECT_COMPARED, values)
+        for position, state, at, *outcome in cursor:
+            if state is None:
+                extra.append((at, outcome[0], outcome[1]))
+                continue
+            try:
+                logged = _decode(state)
+                if at is None:
+                    read_row(log_row(position, OPERATION_TOPIC, state))
+            except (msgspec.MsgspecError, Unreadable):
+                differences += _unreadable(conn, position, state)
+                continue
+            if not selection.takes(logged.book_id, logged.business_date):
+                continue
+            operations += 1
+            if at is None:
+                alone[position] = logged
+            else:
+                detail = _difference(logged, outcome)
+                if detail is not None:
+                    differences.append(_named("differing", position, logged, detail))
+        waiting, found = _look_again(conn, alone)
+        differences += found
+        if selection.takes_all:
+            unkept = _due(conn, select_unkept_in_tx(conn, after, until))
+            differences += [Difference("unmet", *each, UNMET) for each in unkept]
+        differences += _unknown(conn, extra, selection)
+    return Comparison(operations, waiting, differences)
 
 
-def _difference(
-    operation: _Logged, outcome: Sequence[Any] | None, posted: dict[str, int] | None
-) -> tuple[str, str] | None:
-    if outcome is None:
-        return "missing", "no outcome"
-    book_id, operation_id, status, rule_id, amounts = outcome
-    if (book_id, operation_id) != (operation.book_id, operation.operation_id):
-        return "differing", f"the outcome is of {book_id}/{operation_id}"
-    movement = operation.movement()
-    if _decode_amounts(amounts) != (movement or {"": 0}):
-        return "differing", f"the log says {movement}, the outcome {amounts}"
-    if status != VOUCHERED or rule_id == OVERRIDE_RULE:
-        return None if posted is None else ("doubled", f"{status}, and has vouchers")
-    if posted is None:
-        return "unposted", "vouchered, and has no voucher"
-    if posted != movement:
-        return "differing", f"the log says {movement}, its vouchers' account lines {posted}"
+def _difference(logged: _Logged, outcome: list[Any]) -> str | None:
+    book_id, operation_id, business_date, amounts = outcome
+    if operation_id != logged.operation_id or book_id != logged.book_id:
+        return f"the outcome is of {book_id}/{operation_id}"
+    if business_date != logged.business_date:
+        return f"the log says {logged.business_date}, the outcome {business_date}"
+    movement = logged.movement()
+    if len(movement) == 1:
+        ((currency, minor),) = movement.items()
+        if amounts == f'{{"{currency}": {minor}}}':  # as PostgreSQL writes it: no decoding
+            return None
+    if _decode_amounts(amounts) != movement:
+        return f"the log says {movement}, the outcome {amounts}"
     return None
+
+
+def _look_again(conn: Connection[Any], alone: dict[int, _Logged]) -> tuple[int, list[Difference]]:
+    """Judge operations that have no outcome at their position.
+
+    One whose lane has not come so far is not due. One that left a trace elsewhere differs; to
+    handle it again would double the rest of it.
+    """
+    if not alone:
+        return 0, []
+    lanes = {lane.lane: lane.position for lane in select_lanes(conn)}
+    furthest = max(lanes.values(), default=0)
+    due: dict[int, _Logged] = {}
+    for position, logged in alone.items():
+        first = logged.legs[0].account if logged.legs else logged.operation_id
+        if position <= furthest:
+            lane = partition_of(f"{logged.book_id}/{first}", len(lanes))
+            if position <= lanes.get(lane, 0):
+                due[position] = logged
+    names = [(each.book_id, each.operation_id) for each in due.values()]
+    elsewhere = select_elsewhere_in_tx(conn, names) if names else {}
+    vouchered = select_vouchered_in_tx(conn, list(due)) if due else set()
+    found: list[Difference] = []
+    for position, logged in due.items():
+        traced = elsewhere.get((logged.book_id, logged.operation_id))
+        if traced is not None:
+            at, date = traced
+            detail = f"its outcome says position {at}, {date}"
+            found.append(_named("differing", position, logged, detail))
+        elif position in vouchered:
+            found.append(_named("differing", position, logged, "no outcome, and has vouchers"))
+        else:
+            found.append(_named("missing", position, logged, "no trace of it"))
+    return len(alone) - len(due), found
+
+
+def _due(conn: Connection[Any], unkept: list[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
+    """Keep the decisions that a lane has passed: every lane brings them, the first keeps them."""
+    furthest = max((lane.position for lane in select_lanes(conn)), default=0) if unkept else 0
+    return [each for each in unkept if each[0] <= furthest]
+
+
+def _unknown(
+    conn: Connection[Any], extra: list[tuple[int, str, str]], selection: Selection
+) -> Iterable[Difference]:
+    """Name outcomes of operations that were never booked.
+
+    One that was booked at another position is named there.
+    """
+    meant = [each for each in extra if selection.book_id in (None, each[1])]
+    booked = select_booked_in_tx(conn, [(book, each) for _, book, each in meant]) if meant else {}
+    for position, book_id, operation_id in meant:
+        at = booked.get((book_id, operation_id))
+        if at is None:
+            yield Difference("unknown", position, book_id, operation_id, "not in the log")
+        elif at == position:
+            detail = f"the outcome says {selection.business_date}, the log another day"
+            yield Difference("differing", position, book_id, operation_id, detail)
+
+
+def _unreadable(conn: Connection[Any], position: int, state: bytes) -> list[Difference]:
+    """Name an operation that no consumer can read, unless it was set aside."""
+    try:
+        read_row(log_row(position, OPERATION_TOPIC, state))
+    except Unreadable as error:
+        if is_set_aside(conn, error):
+            return []
+        return [Difference("differing", position, "", "", f"nobody can read it: {error}")]
+    except msgspec.MsgspecError as error:
+        return [Difference("differing", position, "", "", f"nobody can read it: {error}")]
+    return []
+
+
+def _compare_vouchers(
+    conn: Connection[Any], after: int, until: int, selection: Selection
+) -> list[Difference]:
+    with conn.transaction():
+        conn.execute(BEGIN_SNAPSHOT)
+        rows = select_unposted_in_tx(conn, after, until)
+    return [
+        Difference(kind, position, book_id, operation_id, detail)
+        for kind, position, book_id, operation_id, date, detail in rows
+        if selection.takes(book_id, date) or (date == "" and selection.takes_all)
+    ]
+
+
+def _named(kind: str, position: int, logged: _Logged, detail: str) -> Difference:
+    return Difference(kind, position, logged.book_id, logged.operation_id, detail)

@@ -10,7 +10,7 @@ and its original's position; an ordered one with the rules published before the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -110,9 +110,27 @@ def perform_order_in_tx(
     load_rulesets(conn, rulesets)
     changed = sweep_waiters_in_tx(conn, rulesets, lane)
     names = [(order.book_id, operation_id) for operation_id in order.operation_ids]
+    changed += obey_in_tx(conn, rulesets, order, names, lane)
+    mark_performed_in_tx(conn, order.position)
+    return changed
+
+
+def obey_in_tx(
+    conn: Connection[Any],
+    rulesets: PublishedRulesets,
+    order: RepairOrderRow,
+    names: Sequence[OperationName],
+    lane: int,
+    *,
+    final: Mapping[OperationName, int] | None = None,
+) -> list[Outcome]:
+    """Try these of an order's operations by it, and wake what waited for them.
+
+    `final` are originals that the order has made final already, and where that was decided.
+    """
     named = lock_open_in_tx(conn, names, below=order.position)
     operations = select_operations(conn, (outcome.position for outcome in named))
-    resolved: dict[OperationName, int] = {}
+    resolved: dict[OperationName, int] = dict(final or {})
     changes: list[tuple[Outcome, Settled]] = []
     for before in named:
         waits_for = (before.book_id, before.waits_for or "")
@@ -123,11 +141,8 @@ def perform_order_in_tx(
         settled = _settled_by(order, rulesets, booked)
         changes.append((before, settled))
         resolved |= final_names([settled.outcome])
-    if changes:
-        changed += change_in_tx(conn, changes, lane)
-    changed += wake_in_tx(conn, rulesets, resolved, lane)
-    mark_performed_in_tx(conn, order.position)
-    return changed
+    changed = change_in_tx(conn, changes, lane) if changes else []
+    return changed + wake_in_tx(conn, rulesets, resolved, lane)
 
 
 def _settled_by(order: RepairOrderRow, rulesets: PublishedRulesets, booked: Booked) -> Settled:

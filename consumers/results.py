@@ -22,16 +22,13 @@ from psycopg import Connection, Error
 from consumers.bus import METADATA_AGE_MS, RECONNECT_MS_MAX, SILENCE_S, HeldPartitions
 from consumers.messages import Unreadable
 from consumers.set_aside import is_set_aside, words_of
-from ledger.codec import operation_stream
 from ledger.hops import hops, now_ns, tell
 from ledger.statuses import AccountingResult, apply_results_in_tx
-from projections.outcomes import RANKS
 from projections.tables import connect_to
 
 RESULTS_SCHEMA = 1
 RESULTS_PER_MESSAGE_MAX = 1500
 SEND_TIMEOUT_S = 10  # a little more than the producer tries
-SWEEP_CHUNK = 5000
 
 INSERT_OUTBOX = "INSERT INTO ledger.results_outbox (payload) VALUES (%s)"
 LOCK_OUTBOX = """
@@ -39,13 +36,6 @@ LOCK_OUTBOX = """
     ORDER BY outbox_id LIMIT 50 FOR UPDATE SKIP LOCKED
 """
 DELETE_OUTBOX = "DELETE FROM ledger.results_outbox WHERE outbox_id = ANY(%s)"
-SELECT_CHUNK = """
-    SELECT position, book_id, operation_id, status, reason, attempt_position
-    FROM outcomes WHERE position > %s ORDER BY position LIMIT %s
-"""
-SELECT_REVISIONS = """
-    SELECT stream_id, revision FROM ledger.accounting_statuses WHERE stream_id = ANY(%s::uuid[])
-"""
 
 log = structlog.get_logger("consumers.results")
 
@@ -220,47 +210,6 @@ def results_consumer(bootstrap: str, topic: str, group: str, silence_s: float) -
         session_timeout_ms=int(silence_s * 1000),
         heartbeat_interval_ms=int(silence_s * 1000 / 6),
     )
-
-
-def resend_results(
-    conn: Connection[Any],
-    *,
-    after: int = 0,
-    deliver_in_tx: Callable[[Connection[Any], Sequence[AccountingResult]], Any],
-    progress: Callable[[int], None] = lambda _: None,
-) -> int:
-    """Deliver again every result that the ledger does not know; return how many.
-
-    `deliver_in_tx` is `apply_results_in_tx` on the log bus, `insert_outbox_in_tx` on Kafka.
-    """
-    sent = 0
-    while True:
-        with conn.transaction():
-            rows = conn.execute(SELECT_CHUNK, (after, SWEEP_CHUNK)).fetchall()
-            if not rows:
-                return sent
-            missing = _unknown(conn, [_result(row) for row in rows])
-            deliver_in_tx(conn, missing)
-        sent += len(missing)
-        after = rows[-1][0]
-        progress(len(rows))
-
-
-def _result(row: tuple[Any, ...]) -> AccountingResult:
-    _, book_id, operation_id, status, reason, attempt_position = row
-    revision = attempt_position * 4 + RANKS[status]
-    return AccountingResult(book_id, operation_id, status, reason, revision)
-
-
-def _unknown(conn: Connection[Any], results: Sequence[AccountingResult]) -> list[AccountingResult]:
-    streams = [operation_stream(each.book_id, each.operation_id) for each in results]
-    found = conn.execute(SELECT_REVISIONS, ([stream.hex() for stream in streams],))
-    known = {stream_id.bytes: revision for stream_id, revision in found}
-    return [
-        each
-        for each, stream in zip(results, streams, strict=True)
-        if known.get(stream, -1) < each.revision
-    ]
 
 
 def results_producer(bootstrap: str) -> KafkaProducer:

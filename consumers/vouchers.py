@@ -89,14 +89,22 @@ def prepare(
 
 
 def handle_in_tx(
-    conn: Connection[Any], rulesets: PublishedRulesets, batch: Batch, lane: int
+    conn: Connection[Any],
+    rulesets: PublishedRulesets,
+    batch: Batch,
+    lane: int,
+    *,
+    late: bool = False,
 ) -> list[Outcome]:
     """Write a batch into the books; return the outcomes that are new or changed.
+
+    `late` operations were missing: one whose original became final after it waits, as it would
+    have, for whoever heals to go on from there.
 
     The caller holds the lane's row and moves its position in the same transaction.
     """
     keep_decisions_in_tx(conn, batch.decided)
-    settled = _settle_in_tx(conn, rulesets, batch.attempts)
+    settled = _settle_in_tx(conn, rulesets, batch.attempts, late)
     claimed = claim_in_tx(conn, [each.outcome for each in settled])
     fresh = [each for each in settled if each.outcome.position in claimed]
     if not fresh:
@@ -150,7 +158,7 @@ def keep_decisions_in_tx(conn: Connection[Any], decided: Sequence[Decided]) -> N
 
 
 def _settle_in_tx(
-    conn: Connection[Any], rulesets: PublishedRulesets, attempts: Sequence[Attempt]
+    conn: Connection[Any], rulesets: PublishedRulesets, attempts: Sequence[Attempt], late: bool
 ) -> list[Settled]:
     """Give each attempt its outcome; one behind an original that is not final waits."""
     named = {
@@ -165,7 +173,7 @@ def _settle_in_tx(
     )
     settled: list[Settled] = []
     for tried in attempts:
-        each = settle_behind(tried, standings, rulesets)
+        each = settle_behind(tried, standings, rulesets, late=late)
         settled.append(each)
         outcome = each.outcome
         standings.setdefault(outcome.name, Standing(outcome.status, outcome.attempt_position))
@@ -173,7 +181,11 @@ def _settle_in_tx(
 
 
 def settle_behind(
-    tried: Attempt, standings: Mapping[OperationName, Standing], rulesets: PublishedRulesets
+    tried: Attempt,
+    standings: Mapping[OperationName, Standing],
+    rulesets: PublishedRulesets,
+    *,
+    late: bool = False,
 ) -> Settled:
     """Settle an attempt as its original stands; without one, by itself."""
     position, operation = tried.booked.position, tried.booked.operation
@@ -184,6 +196,8 @@ def settle_behind(
     if original is None or original.status not in FINAL:
         return settle_waiting(tried, original_id)
     at = max(position, original.attempt_position)
+    if late and at > position:
+        return settle_waiting(tried, original_id)
     if at > position and not isinstance(tried.result, Refused):  # it comes late: dated so
         tried = attempt(rulesets, tried.booked, at=at)
     return settle(tried, at)

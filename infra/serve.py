@@ -98,11 +98,15 @@ def children_of(settings: Settings, listener_fd: int) -> list[ChildSpec]:
         for number in range(1, settings.processes + 1)
     ]
     days = [ChildSpec("days", ("day", "keep"), 0)] if settings.day_opens_at else []
+    every = f"{settings.sweep_interval_s:g}"
+    sweep = ChildSpec("sweep", with_port(3, "sweep", "--every", every), 0)
+    sweeps = [sweep] if settings.sweep_interval_s else []
     if settings.bus == "log":
-        return [*apis, *days, ChildSpec("consumer", with_port(0, "consume"), 1)]
+        return [*apis, *days, *sweeps, ChildSpec("consumer", with_port(0, "consume"), 1)]
     return [
         *apis,
         *days,
+        *sweeps,
         ChildSpec("relay", with_port(1, "relay"), 1),
         ChildSpec("consumer", with_port(0, "consume"), 2),
         ChildSpec("results", with_port(2, "results"), 3),

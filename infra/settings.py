@@ -132,6 +132,17 @@ class Settings(BaseSettings):
     results_topic: str = Field(
         "accounting.results", description="Topic of accounting statuses back to the ledger."
     )
+    sweep_interval_s: float = Field(
+        300,
+        ge=0,
+        le=86_400,
+        description="Seconds between two completeness sweeps of `daybook serve`; 0: none.",
+    )
+    sweep_full_every_s: float = Field(
+        86_400,
+        ge=60,
+        description="Seconds until a scheduled sweep reads the whole log again, not only the new.",
+    )
     silence_s: float = Field(
         15,
         ge=6,
@@ -188,7 +199,8 @@ class Settings(BaseSettings):
         ge=0,
         le=65_000,
         description="Port for the metrics of this process, without a key; 0: none. `daybook serve` "
-        "gives its processes the ports from it on: consumer, relay +1, results +2, APIs +10 …",
+        "gives its processes the ports from it on: consumer, relay +1, results +2, sweep +3, "
+        "APIs +10 …",
     )
 
     otlp_endpoint: str | None = Field(

@@ -47,6 +47,7 @@ from projections.positions import (
     wait_for_position,
 )
 from projections.rulesets import Publication, select_publications
+from projections.sweeps import Sweep, select_sweeps
 
 WAIT_S = 5.0
 WAIT_S_MAX = 30.0
@@ -370,6 +371,17 @@ def _add_state(router: APIRouter, reader: BooksReader) -> None:
             request,
             waits,
             lambda conn, _: [_lane(lane) for lane in select_lanes(conn)],
+        )
+
+    @router.get("/sweeps", responses=gives(Page[Sweep]))
+    def sweeps(
+        request: Request, waits: Waits, cursor: Cursor = None, limit: Limit = 100
+    ) -> Response:
+        """The completeness sweeps, the last one first: what was compared, found and healed."""
+        return reader.answer(
+            request,
+            waits,
+            lambda conn, book: select_sweeps(conn, book, cursor=cursor, limit=limit),
         )
 
     @router.get("/rulesets", responses=gives(list[Publication]))

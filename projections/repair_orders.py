@@ -7,7 +7,7 @@ then it is due. Invariant: orders are performed in the order of the log.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -47,6 +47,13 @@ EXISTS_DUE = """
                    AND position <= (SELECT min(position) FROM positions))
         OR EXISTS (SELECT 1 FROM day_cuts WHERE NOT performed
                    AND position <= (SELECT min(position) FROM positions))
+"""
+NEXT_NAMING = """
+    SELECT position, kind, book_id, operation_ids, ruleset_hash, maker, checker, note, given,
+           performed
+    FROM repair_orders
+    WHERE performed AND position > %s AND book_id = ANY(%s) AND operation_ids && %s
+    ORDER BY position LIMIT 1
 """
 MARK_PERFORMED = "UPDATE repair_orders SET performed = true WHERE position = %s"
 SELECT_PERFORMED = """
@@ -113,6 +120,15 @@ def lock_due_order_in_tx(conn: Connection[Any], visible: int) -> RepairOrderRow 
 def select_order_at(conn: Connection[Any], book_id: str, position: int) -> RepairOrderRow | None:
     """Read an order of a book; None when none of its has been met at this position."""
     row = conn.execute(SELECT_ORDER, (book_id, position)).fetchone()
+    return None if row is None else RepairOrderRow(*row)
+
+
+def select_next_naming(
+    conn: Connection[Any], after: int, names: Iterable[tuple[str, str]]
+) -> RepairOrderRow | None:
+    """Read the first performed order after a position that may name one of these operations."""
+    books, operation_ids = zip(*names, strict=True)
+    row = conn.execute(NEXT_NAMING, (after, list(books), list(operation_ids))).fetchone()
     return None if row is None else RepairOrderRow(*row)
 
 

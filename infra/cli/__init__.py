@@ -37,6 +37,7 @@ from infra.cli import (
     settings_page,
     sheets,
     standing,
+    sweeping,
 )
 from infra.cli.console import say
 from infra.cli.context import NoKey
@@ -88,6 +89,7 @@ for register in (
     repair_set_aside.add_to,
     rebuilding.add_to,
     auditing.add_to,
+    sweeping.add_to,
     history.add_to,
     keys.add_to,
     settings_page.add_to,

@@ -109,10 +109,33 @@ def status_command(ctx: typer.Context, as_json: Json = False) -> None:
     with api(ctx) as client:
         status = client.get("/v1/status")
         identity = client.get("/v1/identity")
+        sweeps = client.get("/v1/sweeps", limit=1)["data"]["items"]
     if as_json:
-        show_json({**status, "books": identity})
+        show_json({**status, "books": identity, "last_sweep": sweeps[0] if sweeps else None})
         return
-    show_pairs([*_status_pairs(status), *_books_pairs(identity), *backlog_pairs(status["backlog"])])
+    pairs = [*_status_pairs(status), *_books_pairs(identity), *sweep_pairs(sweeps)]
+    show_pairs([*pairs, *backlog_pairs(status["backlog"])])
+
+
+def sweep_pairs(sweeps: list[dict[str, Any]]) -> list[tuple[str, object]]:
+    """Say what the last sweep compared and found; nothing before the first one."""
+    if not sweeps:
+        return []
+    last = sweeps[0]
+    verdict = "complete"
+    if last["found"]:
+        verdict = f"{last['found']:,} found, {last['healed']:,} healed"
+    if last["finished_at"] is None:
+        verdict += f", reached position {last['reached']:,}"
+    span = positions_words(last["after"], last["through"])
+    return [("last sweep", f"{span}, {last['operations']:,} operations: {verdict}")]
+
+
+def positions_words(after: int, through: int) -> str:
+    """Say a stretch of the log."""
+    if after >= through:
+        return f"nothing new after position {through:,}"
+    return f"positions {after + 1:,} to {through:,}"
 
 
 def backlog_pairs(backlog: dict[str, Any]) -> list[tuple[str, object]]:

@@ -122,7 +122,7 @@ def consume_command(
     """
     settings = begin(ctx, parent_pid, metrics_port=metrics_port)
     counts = Counts()
-    with _working(settings, "consumer", counts) as (url, stop):
+    with working(settings, "consumer", counts) as (url, stop):
         run_consumer(
             ConsumerSettings(
                 database_url=url,
@@ -147,7 +147,7 @@ def relay_command(
     """Run the relay: the log's operations and decisions go to Kafka. One is active at a time."""
     settings = begin(ctx, parent_pid, metrics_port=metrics_port)
     counts = RelayCounts()
-    with _working(settings, "relay", counts) as (url, stop):
+    with working(settings, "relay", counts) as (url, stop):
         run_relay(
             RelaySettings(
                 database_url=url,
@@ -172,7 +172,7 @@ def results_command(
     """Run the results consumer: accounting statuses go from Kafka back to the ledger."""
     settings = begin(ctx, parent_pid, metrics_port=metrics_port)
     counts = ResultsCounts()
-    with _working(settings, "results", counts) as (url, stop):
+    with working(settings, "results", counts) as (url, stop):
         run_results(
             url,
             settings.kafka_bootstrap,
@@ -202,7 +202,7 @@ def begin(ctx: typer.Context, parent_pid: int | None, **overrides: object) -> Se
 
 
 @contextlib.contextmanager
-def _working(
+def working(
     settings: Settings, part: str, counts: msgspec.Struct
 ) -> Iterator[tuple[str, threading.Event]]:
     """Give a process its database, checked, and its end; its metrics are served meanwhile."""

@@ -13,6 +13,7 @@ NOT_AUDITED = {
     "ledger.schema_migrations": "which migrations the installation has seen",
     "ledger.relays": "how far messages have been sent; they can be sent again",
     "ledger.results_outbox": "messages on their way; they can be sent again",
+    "ledger.sweeps": "what the sweeps compared and when; they can be run again",
 }
 COLUMNS_NOT_AUDITED = {
     "projections.positions.incarnation": "raised by every rebuild and change of lanes",

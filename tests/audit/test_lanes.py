@@ -5,8 +5,9 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from consumers.lost_results import resend_results
 from consumers.rebuild import rebuild
-from consumers.results import insert_outbox_in_tx, resend_results
+from consumers.results import insert_outbox_in_tx
 from infra import audit
 from ledger.statuses import apply_results_in_tx
 from projections.tables import connect_to

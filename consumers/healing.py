@@ -1,0 +1,184 @@
+"""Healing: what the books have no trace of goes through the live handler, late.
+
+What happened while the operation was missing (an order that names it, an original that became
+final) is made up for, so that the books become what a rebuild makes of the log. Invariant:
+what is healed, its results and the record that it was healed are one transaction; an operation
+with an outcome is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import structlog
+from psycopg import Connection
+
+from consumers.bisection import Refusals, write_bisecting
+from consumers.consumer import DeliverInTx, never
+from consumers.log_rows import select_operations
+from consumers.messages import Booked, Decided
+from consumers.posting import results_of
+from consumers.resolution import obey_in_tx, wake_in_tx
+from consumers.traces import select_original_in_tx
+from consumers.vouchers import handle_in_tx, prepare
+from projections.outcomes import FINAL, OperationName, Outcome, select_standings
+from projections.positions import (
+    LanesChanged,
+    lock_lane_in_tx,
+    select_lanes,
+    select_log,
+)
+from projections.repair_orders import RepairOrderRow, select_next_naming
+from projections.rulesets import PublishedRulesets, load_rulesets
+
+RecordInTx = Callable[[Connection[Any], Sequence[int]], None]
+
+log = structlog.get_logger("consumers.healing")
+
+
+class Healing(NamedTuple):
+    """How the books are healed: which ones, and who is told.
+
+    `incarnation` is the books' when they were compared; `record_in_tx` is given the positions
+    that its transaction heals.
+    """
+
+    incarnation: int
+    deliver_in_tx: DeliverInTx
+    record_in_tx: RecordInTx = lambda _conn, _healed: None
+    failpoint: Callable[[str], None] = never
+
+
+def heal(conn: Connection[Any], missing: Sequence[int], healing: Healing) -> int:
+    """Handle missing operations by their positions; return how many that healed.
+
+    Raises LanesChanged when the books were swapped since they were compared.
+    """
+    rulesets = PublishedRulesets()
+    load_rulesets(conn, rulesets)
+    operations = select_operations(conn, missing)
+    messages = [Booked(at, operations[at]) for at in sorted(operations)]
+    healed: list[int] = []
+
+    def write_in_one(
+        part: Sequence[Booked | Decided], _through: int, refusals: Refusals | None
+    ) -> None:
+        with conn.transaction():
+            done = _heal_in_tx(conn, rulesets, part, refusals, healing)
+            healing.record_in_tx(conn, done)
+            healing.failpoint("healed")
+        healed.extend(done)
+
+    if messages:
+        write_bisecting(write_in_one, messages, messages[-1].position)
+    for position in healed:
+        log.error("missing_healed", position=position)
+    return len(healed)
+
+
+def incarnation_of(conn: Connection[Any]) -> int:
+    """Read which books these are; a swap or a change of lanes makes it another number."""
+    return max((lane.incarnation for lane in select_lanes(conn)), default=0)
+
+
+def _heal_in_tx(
+    conn: Connection[Any],
+    rulesets: PublishedRulesets,
+    messages: Sequence[Booked | Decided],
+    refusals: Refusals | None,
+    healing: Healing,
+) -> list[int]:
+    batch = prepare(rulesets, messages, refusals)
+    first = select_lanes(conn)[0].lane
+    lane = lock_lane_in_tx(conn, first, select_log(conn))
+    if lane.incarnation != healing.incarnation:
+        raise LanesChanged(f"the books have incarnation {lane.incarnation} now")
+    outcomes = handle_in_tx(conn, rulesets, batch, lane.lane, late=True)
+    outcomes += _make_up_in_tx(conn, rulesets, outcomes, lane.lane)
+    healing.deliver_in_tx(conn, results_of(outcomes))
+    changed = {outcome.position for outcome in outcomes}
+    return [message.position for message in messages if message.position in changed]
+
+
+def _make_up_in_tx(
+    conn: Connection[Any], rulesets: PublishedRulesets, outcomes: Sequence[Outcome], lane: int
+) -> list[Outcome]:
+    """Do, in the order of the log, what orders and final originals would have done to these.
+
+    What else an order names is tried with them if it still waits: its original may be one of
+    these.
+    """
+    touched = {outcome.name for outcome in outcomes}
+    wakes = _late_wakes_in_tx(conn, outcomes)
+    changed: list[Outcome] = []
+    after = 0
+    while touched:
+        order = select_next_naming(conn, after, touched)
+        if wakes and (order is None or wakes[0][0] <= order.position):
+            at, original = wakes.pop(0)
+            now = _wake_in_tx(conn, rulesets, original, at, lane)
+        elif order is not None:
+            after = order.position
+            now = _repeat_in_tx(conn, rulesets, order, lane)
+        else:
+            break
+        touched |= {outcome.name for outcome in now}
+        changed += now
+    return changed
+
+
+def _late_wakes_in_tx(
+    conn: Connection[Any], outcomes: Sequence[Outcome]
+) -> list[tuple[int, OperationName]]:
+    """Find the originals that became final after these, and where, in the order of the log."""
+    waited = {(each.book_id, each.waits_for) for each in outcomes if each.waits_for is not None}
+    standings = select_standings(conn, sorted(waited)) if waited else {}
+    return sorted(
+        (standing.attempt_position, name)
+        for name, standing in standings.items()
+        if standing.status in FINAL
+    )
+
+
+def _wake_in_tx(
+    conn: Connection[Any],
+    rulesets: PublishedRulesets,
+    original: OperationName,
+    at: int,
+    lane: int,
+) -> list[Outcome]:
+    """Wake what waits for an original, by the order that made it final if there was one."""
+    order = select_next_naming(conn, at - 1, [original])
+    if order is None or order.position != at or not _tried_by_in_tx(conn, order, original):
+        return wake_in_tx(conn, rulesets, {original: at}, lane)
+    return _repeat_in_tx(conn, rulesets, order, lane, final={original: at})
+
+
+def _tried_by_in_tx(conn: Connection[Any], order: RepairOrderRow, name: OperationName) -> bool:
+    """Tell whether an order tried an operation, and did not only wake it."""
+    if name[0] != order.book_id or name[1] not in order.operation_ids:
+        return False
+    original = select_original_in_tx(conn, name)
+    standing = None if original is None else select_standings(conn, [original]).get(original)
+    if original is None or standing is None or standing.attempt_position < order.position:
+        return True
+    return _tried_by_in_tx(conn, order, original)
+
+
+def _repeat_in_tx(
+    conn: Connection[Any],
+    rulesets: PublishedRulesets,
+    order: RepairOrderRow,
+    lane: int,
+    *,
+    final: Mapping[OperationName, int] | None = None,
+) -> list[Outcome]:
+    """Repeat an order for those it names that were decided below it and are still open."""
+    named = [(order.book_id, operation_id) for operation_id in order.operation_ids]
+    names = [
+        name
+        for name, standing in select_standings(conn, named).items()
+        if standing.status not in FINAL and standing.attempt_position < order.position
+    ]
+    return obey_in_tx(conn, rulesets, order, names, lane, final=final)
