@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 
 import msgspec
+import psycopg
 import pytest
 from kafka import KafkaProducer
 
+from accounting import periods
+from accounting.decided import DayCut
 from accounting.ruleset import Ruleset
 from accounting.ruleset_files import shipped_ruleset
 from consumers.bus import Poll
 from consumers.results import results_producer, run_results, send_outbox
 from infra.relay import Relay, RelayRefused, RelaySettings, forget_topic, republish
+from ledger.books import open_day
 from ledger.events import OrderNumbers
 from projections.positions import select_lanes
 from projections.tables import connect_to
@@ -26,10 +31,12 @@ from tests.consumers.caught_up import (
     relay_all,
     statuses,
 )
-from tests.consumers.written_log import CUSTOMER, MERCHANT, WrittenLog, leg
+from tests.consumers.test_order import changed, open_first_day
+from tests.consumers.written_log import CUSTOMER, DAY, MERCHANT, WrittenLog, leg
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kafka
+NEXT = "2026-02-02"
 
 
 def without(business_type: str) -> Ruleset:
@@ -85,6 +92,50 @@ def test_both_buses_give_identical_books_for_the_same_log(
 
     on_log, on_kafka = books(database_url), books(other_database_url)
     assert len(on_log["vouchers"]) == 45
+    for table, rows in on_log.items():
+        assert on_kafka[table] == rows, table
+
+
+def a_cut_day(written: WrittenLog) -> None:
+    """A day that ends with parked payments, is cut and closed; repairs, late and new ones."""
+    open_first_day(written, dt.date.fromisoformat(DAY))
+    a_day(written)
+    written.publish(without("fee"))
+    for number in range(9):
+        fees = [leg("debit", f"C-{number}", 3)]
+        written.commit(written.operation(f"fee-{number}", fees, business_type="fee"))
+    with psycopg.connect(written.database_url, autocommit=True) as conn:
+        open_day(conn, written.book_id, dt.date.fromisoformat(NEXT), principal="alice")
+    cut = DayCut(written.book_id, DAY, NEXT, (), 0, (), "alice")
+    written.decide(lambda made: periods.cut_day(made, cut, lambda _cursor: None))
+    changed(written, periods.CLOSE, "2026-01-30")
+    written.publish(shipped_ruleset())
+    ids = [f"fee-{number}" for number in range(6)]
+    written.decide(lambda made: made.request_repair(written.book_id, ids, maker="alice"))
+    for number in range(9):
+        written.commit(written.recharge(f"late-{number}", f"C-{number}", day="2026-01-30"))
+        written.commit(written.recharge(f"new-{number}", f"C-{number}", day=NEXT))
+
+
+def test_both_buses_give_identical_vouchers_across_a_cut(
+    database_url: str, other_database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    for url in (database_url, other_database_url):
+        a_cut_day(WrittenLog(url))
+
+    consume_log(database_url, operations_max=5)
+    relay_all(other_database_url, kafka_bootstrap, topic_name)
+    consume_kafka(other_database_url, kafka_bootstrap, topic_name)
+
+    on_log, on_kafka = books(database_url), books(other_database_url)
+    dated = [row for row in on_log["vouchers"] if row[-1] is not None]
+    assert len(dated) == 15  # six repaired, nine late
+    assert {str(row[4]) for row in dated} == {NEXT}
+    # every voucher of the day that was cut has a number
+    on_the_day = [row for row in on_log["vouchers"] if str(row[4]) == DAY]
+    assert [row[2] for row in on_log["voucher_numbers"]] == list(range(1, len(on_the_day) + 1))
+    # change ids are drawn by lot for each log; everything else is the same
+    assert on_log.pop("period_changes") != on_kafka.pop("period_changes")
     for table, rows in on_log.items():
         assert on_kafka[table] == rows, table
 
