@@ -48,7 +48,7 @@ SELECT_VOUCHERS = f"""
       AND (%(after_date)s::date IS NULL
            OR (accounting_date, position, ordinal)
               > (%(after_date)s::date, %(after_position)s::bigint, %(after_ordinal)s::integer))
-    ORDER BY accounting_date, position, ordinal LIMIT %(limit)s
+    ORDER BY v.accounting_date, v.position, v.ordinal LIMIT %(limit)s
 """
 SELECT_LINES = """
     SELECT position, ordinal, line_no, side, subject, currency, amount_minor, account, off_balance
