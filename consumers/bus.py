@@ -150,6 +150,20 @@ def seek(consumer: KafkaConsumer, place: TopicPartition, offset: int) -> bool:
     return True
 
 
+def subscribe(consumer: KafkaConsumer, topic: str) -> int:
+    """Subscribe to a topic; return how many partitions it has.
+
+    Raises KafkaError, with the consumer closed, when the topic is not there yet: a member that
+    asked for it too early was seen to poll for ever without joining its group.
+    """
+    partitions = consumer.partitions_for_topic(topic)
+    if not partitions:
+        consumer.close(autocommit=False)
+        raise KafkaError(f"topic {topic} is not there yet")
+    consumer.subscribe([topic])
+    return len(partitions)
+
+
 class KafkaBus:
     """Reads the operations topic as a member of a group; a lane is a partition."""
 
@@ -182,13 +196,8 @@ class KafkaBus:
             session_timeout_ms=int(silence_s * 1000),
             heartbeat_interval_ms=int(silence_s * 1000 / 6),
         )
-        partitions = self._consumer.partitions_for_topic(topic)
-        if not partitions:
-            self._consumer.close(autocommit=False)
-            raise KafkaError(f"topic {topic} is not there yet")
-        self.lanes = len(partitions)
+        self.lanes = subscribe(self._consumer, topic)
         self._held = HeldPartitions(self._consumer)
-        self._consumer.subscribe([topic])
 
     def poll(self, timeout_s: float) -> Sequence[Poll | Stuck]:
         """Give what arrived, merged per partition up to `operations_max` rows."""

@@ -19,7 +19,7 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 from kafka.errors import KafkaError
 from psycopg import Connection, Error
 
-from consumers.bus import METADATA_AGE_MS, RECONNECT_MS_MAX, SILENCE_S, HeldPartitions
+from consumers.bus import METADATA_AGE_MS, RECONNECT_MS_MAX, SILENCE_S, HeldPartitions, subscribe
 from consumers.messages import Unreadable
 from consumers.set_aside import is_set_aside, words_of
 from ledger.hops import hops, now_ns, tell
@@ -196,9 +196,8 @@ class ResultsReader:
 
 
 def results_consumer(bootstrap: str, topic: str, group: str, silence_s: float) -> KafkaConsumer:
-    """Make the member of a group that reads the results topic."""
-    return KafkaConsumer(
-        topic,
+    """Make the member of a group that reads the results topic. Raises KafkaError without it."""
+    consumer = KafkaConsumer(
         bootstrap_servers=bootstrap.split(","),
         group_id=group,
         enable_auto_commit=False,
@@ -210,6 +209,8 @@ def results_consumer(bootstrap: str, topic: str, group: str, silence_s: float) -
         session_timeout_ms=int(silence_s * 1000),
         heartbeat_interval_ms=int(silence_s * 1000 / 6),
     )
+    subscribe(consumer, topic)
+    return consumer
 
 
 def results_producer(bootstrap: str) -> KafkaProducer:

@@ -15,7 +15,7 @@ from accounting.decided import DayCut
 from accounting.ruleset import Ruleset
 from accounting.ruleset_files import shipped_ruleset
 from consumers.bus import Poll
-from consumers.results import results_producer, run_results, send_outbox
+from consumers.results import ResultsCounts, results_producer, run_results, send_outbox
 from infra.relay import Relay, RelayRefused, RelaySettings, forget_topic, republish
 from ledger.books import open_day
 from ledger.events import OrderNumbers
@@ -261,6 +261,42 @@ def test_results_travel_back_through_the_outbox(
     assert left == (0,)
     applied = results_applied(database_url, kafka_bootstrap, f"{topic_name}.results")
     assert applied == {"one": "vouchered", "two": "vouchered"}
+
+
+def test_a_results_consumer_that_comes_before_its_topic_says_so_and_waits(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    """It subscribed at once, and was seen to poll for ever without joining its group."""
+    written = WrittenLog(database_url)
+    written.publish()
+    written.commit(written.recharge("one"))
+    counts, stop = ResultsCounts(), threading.Event()
+    topic = f"{topic_name}.results"
+    early = threading.Thread(
+        target=run_results,
+        args=(database_url, kafka_bootstrap),
+        kwargs={
+            "topic": topic,
+            "group": f"{topic}.early",
+            "stop": stop,
+            "counts": counts,
+            "retry_pause_s": 0.1,
+        },
+    )
+    early.start()
+    try:
+        wait_until(lambda: counts.failures, "it has found no topic")
+        relay_all(database_url, kafka_bootstrap, topic_name)
+        consume_kafka(database_url, kafka_bootstrap, topic_name)
+        producer = results_producer(kafka_bootstrap)
+        with connect_to(database_url) as conn:
+            send_outbox(conn, producer, topic)
+            query = "SELECT status FROM ledger.accounting_statuses"
+            wait_until(lambda: conn.execute(query).fetchall() == [("vouchered",)], "the status")
+        producer.close()
+    finally:
+        stop.set()
+        early.join()
 
 
 def results_applied(database_url: str, bootstrap: str, topic: str) -> dict[str, str]:

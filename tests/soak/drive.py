@@ -49,6 +49,7 @@ class Soak:
     steps: int = STEPS_PER_CALLER
     model: Model = field(default_factory=lambda: Model(BUSINESS_DATE.isoformat()))
     rounds: int = 0
+    fault: str = ""
     posted: int = 0
     earlier: dict[int, list[Body]] = field(default_factory=lambda: defaultdict(list))
     memory: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -77,7 +78,7 @@ class Soak:
         self.rounds += 1
         rng = random.Random(f"{self.seed}/{self.rounds}/plan")
         faults = faults_of(self.scene.settings.bus)
-        name = rng.choice(list(faults))
+        name = self.fault = rng.choice(list(faults))
         place = Place(self.scene, self.server, self.model.open(PARKED))
         if name == "parked operations are repaired":
             self.model.retry(place.parked)
@@ -197,7 +198,9 @@ def run(
                 soak.round()
             assert_audited(soak.scene.database_url)
         except BaseException:
-            say(f"round {soak.rounds} failed; again: make soak SEED={seed} ROUNDS={soak.rounds}")
+            say(
+                f"round {soak.rounds} ({soak.fault}) failed; again: make soak SEED={seed} ROUNDS={soak.rounds}"
+            )
             say(soak.scene.log[-2_000:])
             raise
         for line in summary_of(soak):
