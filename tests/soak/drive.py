@@ -198,9 +198,8 @@ def run(
                 soak.round()
             assert_audited(soak.scene.database_url)
         except BaseException:
-            say(
-                f"round {soak.rounds} ({soak.fault}) failed; again: make soak SEED={seed} ROUNDS={soak.rounds}"
-            )
+            again = f"make soak SEED={seed} ROUNDS={soak.rounds}"
+            say(f"round {soak.rounds} ({soak.fault}) failed; again: {again}")
             say(soak.scene.log[-2_000:])
             raise
         for line in summary_of(soak):
