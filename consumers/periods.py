@@ -58,8 +58,8 @@ class _Look(msgspec.Struct, frozen=True):
     open_items: OpenAtCut
 
 
-class _BooksMoved(Exception):
-    """A decision came between the look and the cut: look again."""
+class BooksMoved(Exception):
+    """A decision came between the look at the books and the cut: look again."""
 
 
 def cut_day(
@@ -90,13 +90,16 @@ def cut_day(
             detail = f"{cut_date} is not over: the open day is {book.open_business_date}"
             raise DecisionRefused("day_open", detail)
         look = _look(conn, book_id, cut_date)
-        if look.missing is None:
+        missing = look.missing
+        if missing is None:
             cut = _cut(book_id, cut_date, str(book.open_business_date), look, (maker, note))
-            if _written(decisions, cut, look.head):
-                is_new = True
+            try:
+                is_new = write_cut(decisions, cut, look.head)
                 break
-        elif time.monotonic() > deadline:
-            raise DecisionRefused("books_behind", look.missing)
+            except (BooksMoved, IntegrityError):
+                missing = "other decisions are being written; try again"
+        if time.monotonic() > deadline:
+            raise DecisionRefused("books_behind", missing)
         wait()
     while True:
         done = select_cut_of(conn, book_id, cut_date)
@@ -184,16 +187,16 @@ def _that_fit(operation_ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(operation_ids)
 
 
-def _written(decisions: AccountingDecisions, cut: DayCut, head: int) -> bool:
-    """Write the cut unless a decision has come between; False: look again."""
+def write_cut(decisions: AccountingDecisions, cut: DayCut, head: int) -> bool:
+    """Write the cut; False when somebody has cut the date already, and the books will meet it.
+
+    Raises BooksMoved when a decision stands after the look's `head`, IntegrityError when
+    another one is being written at the same time: look again.
+    """
 
     def guard_in_tx(cursor: Any) -> None:
         row = cursor.execute(EXISTS_DECISION, (head,)).fetchone()
         if row and row[0]:
-            raise _BooksMoved
+            raise BooksMoved
 
-    try:
-        periods.cut_day(decisions, cut, guard_in_tx)
-    except (_BooksMoved, IntegrityError):
-        return False
-    return True
+    return periods.cut_day(decisions, cut, guard_in_tx) is not None

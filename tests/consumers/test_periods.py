@@ -12,7 +12,7 @@ import pytest
 from accounting import periods
 from accounting.decided import DayCut, ParkedAtCut
 from accounting.decisions import DecisionRefused, GivenLine
-from consumers.periods import CutDay, _written, cut_day, propose_change
+from consumers.periods import BooksMoved, CutDay, cut_day, propose_change, write_cut
 from consumers.rebuild import rebuild
 from consumers.repair import retry
 from infra.decision_log import decision_log
@@ -181,8 +181,11 @@ def test_a_cut_is_not_written_when_a_decision_came_after_the_look(database_url: 
     written.decide(lambda made: made.request_repair(BOOK, ["p-1"], maker="alice"))
     given = DayCut(BOOK, DAY, NEXT, (), 0, (), "alice")
 
-    assert not written.decide(lambda made: _written(made, given, looked_at))
-    assert written.decide(lambda made: _written(made, given, looked_at + 1))
+    with pytest.raises(BooksMoved):
+        written.decide(lambda made: write_cut(made, given, looked_at))
+    assert written.decide(lambda made: write_cut(made, given, looked_at + 1))
+    # and the same cut by somebody who has not seen it yet is no other one
+    assert not written.decide(lambda made: write_cut(made, given, looked_at + 1))
 
 
 def test_what_was_booked_for_a_day_that_is_cut_is_dated_into_the_open_day(
