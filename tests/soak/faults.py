@@ -17,6 +17,7 @@ import psycopg
 
 from consumers import repair
 from consumers.rebuild import drop_old_schemas, rebuild
+from consumers.sweeps import Sweeper, deliver_on
 from infra.decision_log import decision_log
 from infra.postgres import EmbeddedPostgres
 from projections.parked import ParkedFilter
@@ -118,6 +119,15 @@ def audit_meanwhile(place: Place) -> None:
     assert_audited(place.scene.database_url)
 
 
+def sweep_meanwhile(place: Place) -> None:
+    """A sweep compares the log with the books while callers post: nothing is missing."""
+    url, bus = place.scene.database_url, place.scene.settings.bus
+    with connect_to(url) as conn, connect_to(url) as beside:
+        swept = Sweeper(conn, beside=beside, deliver_in_tx=deliver_on(bus)).by_command()
+    if swept.found:
+        raise Differs(f"a sweep found {swept.differences}")
+
+
 FAULTS: dict[str, Callable[[Place], None]] = {
     "nothing": lambda _place: None,
     "kill -9 of an API process": kill("api-1"),
@@ -135,6 +145,7 @@ FAULTS: dict[str, Callable[[Place], None]] = {
     "parked operations are repaired": retry_parked,
     "the books are rebuilt and swapped": rebuild_books,
     "an audit runs": audit_meanwhile,
+    "a sweep runs": sweep_meanwhile,
 }
 ON_KAFKA: dict[str, Callable[[Place], None]] = {
     "kill -9 of the relay": kill("relay"),
