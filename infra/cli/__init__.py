@@ -18,9 +18,11 @@ from kafka.errors import KafkaError
 from pydantic import ValidationError
 
 from accounting.decisions import DecisionRefused
+from infra.backup import BackupRefused
 from infra.cli import (
     accounting,
     auditing,
+    backups,
     books,
     day_keeping,
     demo,
@@ -90,6 +92,7 @@ for register in (
     rebuilding.add_to,
     auditing.add_to,
     sweeping.add_to,
+    backups.add_to,
     history.add_to,
     keys.add_to,
     settings_page.add_to,
@@ -128,6 +131,7 @@ EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (ServeRefused, ExitCode.UNAVAILABLE),
     (ScheduleRefused, ExitCode.USAGE),
     (MetricsPortTaken, ExitCode.UNAVAILABLE),
+    (BackupRefused, ExitCode.REFUSED),
     (TracingRefused, ExitCode.USAGE),
     (PostgresUnavailable, ExitCode.UNAVAILABLE),
     (SchemaRefused, ExitCode.REFUSED),
