@@ -113,16 +113,18 @@ class Relay:
         producer: KafkaProducer,
         *,
         settings: RelaySettings,
+        listener: Connection[Any] | None = None,
         failpoint: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.conn = conn
+        self._listener = listener or conn
         self.producer = producer
         self.settings = settings
         self._failpoint = failpoint
         self._log: LogName = select_log(conn)
         self.partitions, self.epoch, self.position = self._take_over()
         self._published_at = time.monotonic()
-        conn.execute(f"LISTEN {LOG_CHANNEL}")
+        self._listener.execute(f"LISTEN {LOG_CHANNEL}")
 
     def step(self, timeout_s: float = 0.0) -> int:
         """Publish the next stretch of the log; return how many positions it covered.
@@ -132,7 +134,7 @@ class Relay:
         """
         stretch = select_stretch(self.conn, self.position, rows_max=self.settings.rows_max)
         if stretch.through == self.position:
-            for _ in self.conn.notifies(timeout=timeout_s, stop_after=1):
+            for _ in self._listener.notifies(timeout=timeout_s, stop_after=1):
                 break
             if time.monotonic() - self._published_at < self.settings.beat_s:
                 return 0
@@ -320,15 +322,20 @@ def _relay_until(
     counts: RelayCounts,
 ) -> bool:
     """Be the active relay until stopped or failed; False when another one is."""
-    with psycopg.connect(settings.database_url, autocommit=True) as conn:
+    with (
+        psycopg.connect(settings.database_url, autocommit=True) as conn,
+        psycopg.connect(settings.database_url, autocommit=True) as listener,
+    ):
         locked = conn.execute(TRY_LOCK, (RELAY_LOCK, settings.topic)).fetchone()
         if locked is None or not locked[0]:
             return False
+        # The lock is on a connection of its own: one that listens is not ended for its silence
+        # while the server waits for it to take its notifications.
         conn.execute(BOUND_SILENCE, (f"{settings.silence_s:g}s",))
         look = TopicsLook(settings)
         producer = relay_producer(settings.bootstrap)
         try:
-            relay = Relay(conn, producer, settings=settings, failpoint=failpoint)
+            relay = Relay(conn, producer, settings=settings, listener=listener, failpoint=failpoint)
             log.info("relay_active", topic=settings.topic, position=relay.position)
             counts.takeovers += 1
             while not stop.is_set():

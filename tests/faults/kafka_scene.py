@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
+from infra.http_load import Request
 from infra.kafka import KafkaCluster
 from infra.postgres import EmbeddedPostgres
 from infra.settings import load_settings
@@ -32,6 +34,16 @@ from tests.waiting import wait_until
 
 PARTITIONS = 3
 SILENCE_S = 6  # the shortest that a broker allows
+
+
+class PacedLoad(SeededLoad):
+    """At most a hundred operations a second: a rebalance takes its time, and the audit after it
+    looks at all that was posted meanwhile."""
+
+    def _requests(self) -> Iterator[Request]:
+        for request in super()._requests():
+            time.sleep(0.01)
+            yield request
 
 
 @dataclass
@@ -56,9 +68,9 @@ class KafkaScene:
         """The group of the consumers."""
         return self.system.settings.consumer_group
 
-    def load(self, seed: int, prefix: str) -> SeededLoad:
+    def load(self, seed: int, prefix: str) -> PacedLoad:
         """Post seeded operations while the block runs."""
-        return SeededLoad(self.system, seed=seed, prefix=prefix)
+        return PacedLoad(self.system, seed=seed, prefix=prefix)
 
     @contextlib.contextmanager
     def admin(self) -> Iterator[Any]:
@@ -77,7 +89,9 @@ class KafkaScene:
             max_request_size=4 * 1024 * 1024,
         )
         try:
-            sent = producer.send(topic or self.topic, value=value, partition=partition)
+            sent = producer.send(
+                topic or self.topic, key=b"stranger", value=value, partition=partition
+            )
             offset: int = sent.get(timeout=30).offset
             return offset
         finally:
@@ -106,6 +120,32 @@ class KafkaScene:
         """Wait until everything up to a position is in the books."""
         with connect_to(self.system.database_url) as conn:
             wait_until(lambda: select_visible(conn) >= position, "the books come so far")
+
+    def wait_for_lane(self, lane: int, position: int) -> None:
+        """Wait until one lane has come so far."""
+        wait_until(
+            lambda: any(each.lane == lane and each.position >= position for each in self.lanes()),
+            f"lane {lane} comes so far",
+        )
+
+    def alarm_at(self, lane: int, offset: int) -> str:
+        """Wait until a lane stands before a message, and return why."""
+        place = f"{self.topic}/{lane}/{offset}: "
+
+        def alarms() -> list[str]:
+            found = (each.stopped or "" for each in self.lanes() if each.lane == lane)
+            return [alarm for alarm in found if alarm.startswith(place)]
+
+        wait_until(alarms, f"lane {lane} stands before offset {offset}")
+        return alarms()[0]
+
+    def members(self) -> list[str]:
+        """The members of the consumers' group that have partitions; empty while it rebalances."""
+        with self.admin() as admin:
+            found = admin.describe_groups([self.group])[self.group]
+        if found["group_state"] != "Stable":
+            return []
+        return [each["member_id"] for each in found["members"]]
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Read from the database."""

@@ -51,6 +51,7 @@ def arm_commands(reach: Failpoints) -> None:
     draining.build_app = partial(draining.build_app, reach=reach.reach)
     serving.run_consumer = partial(serving.run_consumer, failpoint=reach.reach)
     serving.run_relay = partial(serving.run_relay, failpoint=reach.reach)
+    serving.run_results = partial(serving.run_results, failpoint=reach.reach)
 
 
 def _speak_into(path: str) -> None:
