@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 
 SHIPPED = Path(infra.__file__).parent / "monitoring"
 METRIC = re.compile(r"\b((?:daybook|process)_[a-z0-9_]+)")
-PORTS = {"consumer": 0, "relay": 1, "results": 2, "api": 10}
+PORTS = {"consumer": 0, "relay": 1, "results": 2, "sweep": 3, "api": 10}
 
 
 def expressions() -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from infra.backlog_watch import BacklogWatch
+from infra.cli.books import backlog_pairs
 from infra.first_start import publish_first_rules
 from infra.settings import Settings
 from ledger.backlog import BacklogGate, BacklogLimits, held_back_types
@@ -130,6 +131,29 @@ def test_metrics_and_status_name_the_lag_the_oldest_and_what_is_parked(
     assert "daybook_lag_operations 1.0" in metrics
     assert f'daybook_open_operations{{reason="{parked["reason"]}",status="parked"}} 1.0' in metrics
     assert "daybook_backlog_readable 1.0" in metrics
+
+
+def test_metrics_need_a_key_that_may_read(api: ApiCaller) -> None:
+    key = api.make_key("post")
+    answer = api.http.get("/metrics", headers={"Authorization": f"Bearer {key}"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "not_permitted")
+
+
+def test_the_command_says_what_is_late_and_stuck_in_words_and_is_silent_when_nothing_is(
+    small: ApiCaller, database_url: str
+) -> None:
+    fill(small)
+    late = dict(backlog_pairs(small.get("/v1/status").json()["backlog"]))
+    consume_log(database_url)
+    wait_until(
+        lambda: small.get("/v1/status").json()["backlog"]["held_back"] == [], "nothing is held back"
+    )
+    calm = backlog_pairs(small.get("/v1/status").json()["backlog"])
+
+    assert late["backlog"] == "over the hard limit"
+    assert "payment" in str(late["held back"])
+    assert str(late["oldest open"]).startswith("first (pending), booked 0:")
+    assert calm == []
 
 
 def test_the_status_of_one_book_names_no_operation_of_another(
