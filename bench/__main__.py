@@ -15,6 +15,7 @@ from rich.table import Table
 from bench import (
     audit,
     books,
+    drain,
     history,
     http_batch,
     http_mixes,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Run], None]] = {
     "books": books.run_on_log,
     "books-kafka": books.run_on_kafka,
     "visible": visible.run,
+    "drain": drain.run,
     "audit": audit.run,
     "sweep": sweep.run,
     "import": history.run,

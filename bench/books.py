@@ -42,21 +42,20 @@ class Drain:
         self._cpu_s = consumer.cpu_s
         self._started = time.perf_counter()
 
-    def add_to(self, run: Run, subject: str, operations: float, posted: Report) -> None:
-        """Stop the clock; write down how fast the operations became vouchers."""
+    def figures(self, operations: float) -> tuple[float, dict[str, float]]:
+        """Stop the clock; return the seconds, and how fast the operations became vouchers."""
         seconds = time.perf_counter() - self._started
-        rate = operations / seconds
-        run.sheet.add(
-            BOOKS,
-            subject,
-            {
-                RATE: rate,
-                POSTED: posted.per_s,
-                RATIO: rate / posted.per_s,
-                CPU: (self._consumer.cpu_s - self._cpu_s) / seconds * 100,
-                MEMORY: self._consumer.memory_mib,
-            },
-        )
+        return seconds, {
+            RATE: operations / seconds,
+            CPU: (self._consumer.cpu_s - self._cpu_s) / seconds * 100,
+            MEMORY: self._consumer.memory_mib,
+        }
+
+    def add_to(self, run: Run, subject: str, operations: float, posted: Report) -> None:
+        """Stop the clock; write the rate down beside that of the postings."""
+        _, figures = self.figures(operations)
+        ratio = figures[RATE] / posted.per_s
+        run.sheet.add(BOOKS, subject, {**figures, POSTED: posted.per_s, RATIO: ratio})
 
 
 def run_on_log(run: Run) -> None:
@@ -68,11 +67,11 @@ def run_on_log(run: Run) -> None:
             before = select_visible(watcher)
             posted = _post(run, api_url, number)
             head = select_head(watcher)
-            with _daybook(run, "consumer", "consume", url, {}) as consumer:
-                _wait_until_visible(watcher, before + 1)
+            with daybook_process(run, "consumer", "consume", url, {}) as consumer:
+                wait_until_visible(watcher, before + 1)
                 drain = Drain(consumer)
                 left = head - select_visible(watcher)
-                _wait_until_visible(watcher, head)
+                wait_until_visible(watcher, head)
                 operations = run.scale.drain_operations * left / (head - before)
                 drain.add_to(run, subject, operations, posted)
     _aim(run, subject)
@@ -119,21 +118,21 @@ def _drain_kafka(run: Run, bootstrap: str, consumers: int) -> None:
     with ExitStack() as stack:
         api_url, _ = stack.enter_context(api_server(url, place.folder))
         watcher = stack.enter_context(connect_to(url))
-        with _daybook(run, "relay", "relay", url, environment):
+        with daybook_process(run, "relay", "relay", url, environment):
             _wait(partial(_relay_is_through, watcher))
         children = [
-            stack.enter_context(_daybook(run, f"consumer-{n}", "consume", url, environment))
+            stack.enter_context(daybook_process(run, f"consumer-{n}", "consume", url, environment))
             for n in range(consumers)
         ]
-        stack.enter_context(_daybook(run, "results", "results", url, environment))
-        _wait_until_visible(watcher, select_head(watcher))
+        stack.enter_context(daybook_process(run, "results", "results", url, environment))
+        wait_until_visible(watcher, select_head(watcher))
         for number in range(run.scale.rounds):
             posted = _post(run, api_url, 100 * consumers + number)
             epoch = _relay(watcher)[0]
-            with _daybook(run, "relay", "relay", url, environment):
+            with daybook_process(run, "relay", "relay", url, environment):
                 _wait(partial(_relay_is_beyond, watcher, epoch))
                 drain = Drain(children[0])
-                _wait_until_visible(watcher, select_head(watcher))
+                wait_until_visible(watcher, select_head(watcher))
                 drain.add_to(run, subject, run.scale.drain_operations, posted)
     _aim(run, subject)
 
@@ -144,7 +143,7 @@ def _post(run: Run, api_url: str, seed: int) -> Report:
     return post_load(Plan(api_url, POSTINGS, key, BOOK, CALLERS, "application/json", bodies))
 
 
-def _daybook(
+def daybook_process(
     run: Run, name: str, command: str, url: str, environment: Mapping[str, str]
 ) -> AbstractContextManager[Child]:
     """Run one of the product's long-running commands on a database."""
@@ -162,7 +161,7 @@ def _daybook(
     )
 
 
-def _wait_until_visible(conn: psycopg.Connection[Any], position: int) -> None:
+def wait_until_visible(conn: psycopg.Connection[Any], position: int) -> None:
     _wait(lambda: select_visible(conn) >= position)
 
 

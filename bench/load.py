@@ -19,7 +19,7 @@ from infra.http_load import Reply, Request, percentile, run_callers
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to post, to where, by how many callers at once."""
+    """What to post, to where, by how many callers at once, and at most how many a second."""
 
     url: str
     path: str
@@ -28,6 +28,7 @@ class Plan(msgspec.Struct, frozen=True):
     callers: int
     content_type: str
     bodies: list[bytes]
+    per_s: float | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -78,6 +79,7 @@ async def _carry_out(plan: Plan) -> Report:
         headers={"Authorization": f"Bearer {plan.key}", "Daybook-Book": plan.book},
         callers=plan.callers,
         on_reply=on_reply,
+        per_s=plan.per_s,
     )
     cpu_s = time.process_time() - cpu_before
     return Report(tally.elapsed_s, cpu_s, tally.latencies_s, dict(statuses), tally.retries)

@@ -25,6 +25,8 @@ class Scale:
     drain_operations: int
     sweep_operations: int
     visible_probes: int
+    visible_postings: int
+    backlog_operations: int
     durable_commits: int
     import_rows: int
 
@@ -42,6 +44,8 @@ QUICK = Scale(
     drain_operations=6_000,
     sweep_operations=60_000,
     visible_probes=50,
+    visible_postings=3_000,
+    backlog_operations=10_000,
     durable_commits=100,
     import_rows=6_000,
 )
@@ -58,6 +62,8 @@ FULL = Scale(
     drain_operations=30_000,
     sweep_operations=1_020_000,
     visible_probes=300,
+    visible_postings=20_000,
+    backlog_operations=500_000,
     durable_commits=500,
     import_rows=0,
 )

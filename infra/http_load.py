@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
@@ -222,30 +222,45 @@ async def run_callers(
     callers: int,
     on_reply: Callable[[Request, Reply], None] | None = None,
     patience_s: float = PATIENCE_S,
+    per_s: float | None = None,
 ) -> Tally:
     """Let `callers` keep-alive callers take the requests one by one; return the tally.
 
-    `on_reply` is called once for each request, in the order of the answers.
+    `on_reply` is called once for each request, in the order of the answers. `per_s` bounds the
+    rate: a request is sent no earlier than its place in the row says.
     """
-    waiting = iter(requests)
+    waiting = enumerate(requests)
     tally = Tally()
     started = time.perf_counter()
+    pause_s = 0.0 if per_s is None else 1 / per_s
     async with asyncio.TaskGroup() as group:
         for _ in range(callers):
             caller = Caller(url, headers, patience_s=patience_s)
-            group.create_task(_take_turns(caller, waiting, tally, on_reply))
+            turns = _due(waiting, started, pause_s)
+            group.create_task(_take_turns(caller, turns, tally, on_reply))
     tally.elapsed_s = time.perf_counter() - started
     return tally
 
 
+async def _due(
+    waiting: Iterator[tuple[int, Request]], started: float, pause_s: float
+) -> AsyncIterator[Request]:
+    """Give the next request of the shared row, once it is due."""
+    for place, request in waiting:
+        early_s = started + place * pause_s - time.perf_counter()
+        if early_s > 0:
+            await asyncio.sleep(early_s)
+        yield request
+
+
 async def _take_turns(
     caller: Caller,
-    waiting: Iterator[Request],
+    turns: AsyncIterator[Request],
     tally: Tally,
     on_reply: Callable[[Request, Reply], None] | None,
 ) -> None:
     try:
-        for request in waiting:
+        async for request in turns:
             reply = await caller.call(request)
             tally.note(reply)
             if on_reply is not None:
