@@ -192,10 +192,14 @@ def test_suspense_that_is_a_day_ahead_of_an_inflow_passes(database_url: str) -> 
     assert verdict.difference is None
 
 
-def test_an_inflow_for_a_suspense_account_that_is_closed_passes(database_url: str) -> None:
+def test_an_inflow_for_a_suspense_account_that_is_blocked_passes(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such logs are there: a suspense account could be blocked once."""
     with running_ledger(database_url) as ledger:
         ledger.answer(b.post("recharge", b.credit("NOBODY", 5)))
         ledger.answer(b.post("suspense_clear", b.debit("SUSPENSE-CNY", 5)))
+        monkeypatch.setattr("ledger.commands.SUSPENSE_PREFIX", "as it was then")
         ledger.answer(b.command("SUSPENSE-CNY", op.SetPaymentStatus(payment_status="blocked")))
         answer = ledger.answer(b.post("recharge", b.credit("SUSPENSE-CNY", 7)))
         with psycopg.connect(database_url) as conn:
