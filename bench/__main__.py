@@ -20,6 +20,7 @@ from bench import (
     http_batch,
     http_mixes,
     http_single,
+    rebuild,
     sweep,
     visible,
     write_path,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Run], None]] = {
     "drain": drain.run,
     "audit": audit.run,
     "sweep": sweep.run,
+    "rebuild": rebuild.run,
     "import": history.run,
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
