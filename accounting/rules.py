@@ -8,7 +8,7 @@ ever: no clock, no I/O, no randomness.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 SumsByName = dict[str, dict[str, int]]
+NOTHING: Mapping[str, int] = {}
 
 
 class ParkedReason(StrEnum):
@@ -154,11 +155,13 @@ def _unknown(
     operation: OperationBooked, moves: Sequence[BookedLeg], ruleset: Ruleset
 ) -> Parked | None:
     """Check currencies, then that every leg's subject is in the chart, then postable."""
-    currencies = [leg.currency for leg in moves]
-    currencies += [amount.currency for amount in operation.amounts.values()]
-    for currency in currencies:
-        if currency not in ruleset.currencies:
-            return Parked(ParkedReason.UNKNOWN_CURRENCY, currency)
+    known = ruleset.currencies
+    for leg in moves:
+        if leg.currency not in known:
+            return Parked(ParkedReason.UNKNOWN_CURRENCY, leg.currency)
+    for amount in operation.amounts.values():
+        if amount.currency not in known:
+            return Parked(ParkedReason.UNKNOWN_CURRENCY, amount.currency)
     chart = ruleset.chart
     for leg in moves:
         if leg.subject not in chart.subjects:
@@ -174,10 +177,8 @@ def _amounts_refused(operation: OperationBooked, plan: PostingPlan) -> Parked | 
     for name in plan.required:
         if name not in operation.amounts:
             return Parked(ParkedReason.MISSING_NAMED_AMOUNT, name)
-    for name in sorted(operation.amounts):
-        if name not in plan.rule.amounts:
-            return Parked(ParkedReason.UNKNOWN_NAMED_AMOUNT, name)
-    return None
+    unknown = operation.amounts.keys() - plan.rule.amounts.keys()
+    return Parked(ParkedReason.UNKNOWN_NAMED_AMOUNT, min(unknown)) if unknown else None
 
 
 def _coverage_refused(
@@ -244,7 +245,8 @@ def _bodies(
         if lines:
             bodies.append(tuple(lines))
     for ordinal, body in enumerate(bodies, 1):
-        for currency, minor in sorted(currency_differences(body).items()):
+        differences = currency_differences(body)
+        for currency, minor in sorted(differences.items()) if differences else ():
             detail = f"voucher {ordinal}: debits - credits = {minor} {currency}"
             return Parked(ParkedReason.UNBALANCED, detail)
     return bodies
@@ -266,11 +268,8 @@ def _leg_line(leg: BookedLeg, line_no: int, off_balance: frozenset[str]) -> Vouc
 
 def _append_amounts(lines: list[VoucherLine], step: AmountStep, sums: SumsByName) -> Parked | None:
     """Append a line per currency of a signed sum; zero leaves no line, below zero parks."""
-    totals: dict[str, int] = {}
-    for sign, name in step.terms:
-        for currency, minor in sums.get(name, {}).items():
-            totals[currency] = totals.get(currency, 0) + sign * minor
-    for currency in sorted(totals):
+    totals = _signed_sum(step, sums)
+    for currency in sorted(totals) if len(totals) > 1 else totals:
         minor = totals[currency]
         if not 0 <= minor <= AMOUNT_MAX:
             detail = f"{step.side} {step.subject} would be {minor} {currency}"
@@ -281,6 +280,18 @@ def _append_amounts(lines: list[VoucherLine], step: AmountStep, sums: SumsByName
                 VoucherLine(no, step.side, step.subject, currency, minor, None, step.off_balance)
             )
     return None
+
+
+def _signed_sum(step: AmountStep, sums: SumsByName) -> Mapping[str, int]:
+    """Add up the names of a step per currency; a name alone is its own sum, as most are."""
+    terms = step.terms
+    if len(terms) == 1 and terms[0][0] == 1:
+        return sums.get(terms[0][1], NOTHING)
+    totals: dict[str, int] = {}
+    for sign, name in terms:
+        for currency, minor in sums.get(name, NOTHING).items():
+            totals[currency] = totals.get(currency, 0) + sign * minor
+    return totals
 
 
 def _leg_text(leg: BookedLeg) -> str:

@@ -10,7 +10,7 @@ old books stay until they are dropped by command.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -27,7 +27,7 @@ from consumers.stretch_processes import ROWS_PER_STRETCH, StretchProcesses, proc
 from ledger.errors import InvalidRequest, NotFound
 from ledger.statuses import apply_results_in_tx
 from projections.outcomes import Outcome
-from projections.positions import LOCK_LANES, select_visible
+from projections.positions import LOCK_LANES, select_lanes, select_visible
 from projections.repair_orders import exists_due
 from projections.rulesets import PublishedRulesets, load_rulesets
 from projections.tables import (
@@ -117,7 +117,7 @@ def rebuild(
         if beside and long and topic is None:
             filling = StretchProcesses(database_url, beside, rows_per_stretch=rows_per_stretch)
             shadow.fill_beside(filling, visible, progress)
-        while (visible := select_visible(live)) - shadow.position > NEAR_ROWS:
+        for visible in _nearer(shadow, lambda: select_visible(live)):
             shadow.fill(visible, progress)
         shadow.analyze()
         filled = time.monotonic()
@@ -175,8 +175,14 @@ class _Rebuilding:
         return difference
 
     def swap(self) -> str:
-        """Put the shadow in the place of the live books; return where the old ones are kept."""
+        """Put the shadow in the place of the live books; return where the old ones are kept.
+
+        What was handled while the books were compared is followed first, as the lanes go on.
+        """
         for _ in range(TABLE_LOCK_TRIES):
+            for _visible in _nearer(self.shadow, lambda: select_visible(self.conn)):
+                lanes = select_lanes(self.conn)
+                self.shadow.draw_level([(lane.lane, lane.position) for lane in lanes])
             try:
                 with self.conn.transaction():
                     return self._swap_in_tx()
@@ -239,6 +245,16 @@ class _Rebuilding:
         if changed:
             self.deliver_in_tx(self.conn, results_of(changed))
         return performed or bool(changed)
+
+
+def _nearer(shadow: Shadow, visible: Callable[[], int]) -> Iterator[int]:
+    """Give visible positions to follow, until one is near or the distance does not shrink."""
+    last = None
+    while (distance := (goal := visible()) - shadow.position) > NEAR_ROWS:
+        if last is not None and distance >= last:
+            return
+        last = distance
+        yield goal
 
 
 # --- what swaps have kept -------------------------------------------------------------------

@@ -25,7 +25,7 @@ from projections.bare_tables import put_back_indexes, take_off_indexes
 from projections.positions import INSERT_LANE, select_log
 from projections.repair_orders import exists_due
 from projections.rulesets import PublishedRulesets
-from projections.tables import COMPARED, COMPARED_SUMS, SHADOW_SCHEMA, use_schema
+from projections.tables import COMPARED, COMPARED_SUMS, SHADOW_SCHEMA, use_schema, write_behind
 
 ROWS_PER_BATCH = 10_000
 LEFT_PER_BATCH = 4_000
@@ -68,6 +68,7 @@ class Shadow:
             drop_schema(conn, SHADOW_SCHEMA)
             conn.execute(CREATE_TABLES, (SHADOW_SCHEMA,))
         use_schema(conn, SHADOW_SCHEMA)
+        write_behind(conn)
         if not self.rows.is_log:
             conn.execute(CREATE_OWN_ROWS)
         self._place_lanes([(LANE, 0)])

@@ -27,7 +27,7 @@ from consumers.vouchers import prepare, settle_behind, write_new_in_tx
 from ledger.errors import LogCorrupt
 from projections.outcomes import WAITING, OperationName, Standing, copy_outcomes_in_tx
 from projections.rulesets import PublishedRulesets, load_rulesets
-from projections.tables import SHADOW_SCHEMA, connect_to
+from projections.tables import SHADOW_SCHEMA, connect_to, write_behind
 
 LANE = 0
 SUMS_MAX = 200_000
@@ -127,6 +127,7 @@ def _serve() -> None:
         conn.execute(LOCK_SHARED, (WRITERS_LOCK,))
         if select_shadow(conn) != asked.shadow:
             return  # the one that asked has died, and another rebuild has begun
+        write_behind(conn)
         writer = StretchWriter(conn)
         for line in lines:
             stretch = msgspec.json.decode(line, type=Stretch)

@@ -162,6 +162,14 @@ def connect_to(database_url: str, schema: str = LIVE_SCHEMA) -> Connection[Any]:
     return conn
 
 
+def write_behind(conn: Connection[Any]) -> None:
+    """Let the session's commits not wait for the disk: for a shadow, which no kill may keep.
+
+    The swap's commit waits for the disk, and with it for everything that was written before.
+    """
+    conn.execute("SET synchronous_commit = off")
+
+
 def use_schema(conn: Connection[Any], schema: str) -> None:
     """Point the session at a projections schema (and the ledger's)."""
     path = sql.SQL("SET search_path = {}, ledger").format(sql.Identifier(schema))

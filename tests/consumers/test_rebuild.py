@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumers.rebuild import (
+    NEAR_ROWS,
     compare_with_kept,
     drop_old_schemas,
     rebuild,
@@ -12,7 +13,7 @@ from consumers.rebuild import (
     select_old_schemas,
 )
 from ledger.errors import InvalidRequest, NotFound
-from projections.positions import LanesChanged
+from projections.positions import LanesChanged, select_head, select_visible
 from projections.tables import connect_to
 from tests.consumers.caught_up import (
     books,
@@ -269,3 +270,25 @@ def test_kept_books_are_compared_with_what_replaced_them(database_url: str) -> N
     assert found.table == "voucher_lines"
     assert found.rebuilt is not None
     assert found.rebuilt["subject"] == "9999"
+
+
+def test_what_came_while_books_were_compared_is_followed_before_the_swap(database_url: str) -> None:
+    written = WrittenLog(database_url)
+    a_day(written)
+    count = NEAR_ROWS // 2 + 100  # two rows each: more than is left to the lanes' lock
+    with log_consumer(database_url) as consumer:
+        consumer.step()
+
+        def post_much(point: str) -> None:
+            if point == "compared":
+                written.commit(*(written.recharge(f"much-{number}") for number in range(count)))
+                while consumer.step():
+                    pass
+
+        report = rebuild(database_url, failpoint=post_much)
+
+    assert report.swapped
+    assert report.operations == 82 + count
+    with connect_to(database_url) as conn:
+        assert report.position == select_visible(conn) == select_head(conn)
+    assert rebuild(database_url).difference is None
