@@ -18,6 +18,7 @@ from accounting.ruleset import AmountStep, PostingPlan, Ruleset, TakeStep
 from accounting.ruleset_errors import RuleError
 from accounting.ruleset_files import load_ruleset
 from accounting.voucher import Voucher, VoucherLine, currency_differences, voucher_id_of
+from ledger.buffers import APPLY
 from ledger.events import MOVEMENT_KINDS, BookedLeg, OperationBooked
 from ledger.money import AMOUNT_MAX
 
@@ -33,6 +34,7 @@ __all__ = [
     "voucher_for",
 ]
 
+APPLY_RULE = "engine.apply"  # the rule id of what the engine applied from a buffer account
 SumsByName = dict[str, dict[str, int]]
 NOTHING: Mapping[str, int] = {}
 
@@ -85,6 +87,9 @@ def voucher_for(
     open day when a parked operation is repaired after the cut (default: the business date);
     an accounting date up to `closed_through` is parked as `closed_period`.
     """
+    date = accounting_date or operation.business_date
+    if operation.business_type == APPLY.code:
+        return _applied(operation, ruleset, date, closed_through)
     plan = ruleset.plan_on(operation.business_type, operation.business_date)
     if plan is None:
         detail = f"{operation.business_type} on {operation.business_date}"
@@ -103,7 +108,40 @@ def voucher_for(
         if plan.rule.must_post:
             return Parked(ParkedReason.NOTHING_TO_POST, f"rule {plan.rule.rule_id}")
         return NonPosting(plan.rule.rule_id, ruleset.hash)
-    date = accounting_date or operation.business_date
+    return _vouchers(operation, plan.rule.rule_id, ruleset.hash, bodies, date, closed_through)
+
+
+def _applied(
+    operation: OperationBooked, ruleset: Ruleset, date: str, closed_through: str | None
+) -> Vouchered | NonPosting | Parked:
+    """Post what the engine applied from a buffer account; no ruleset needs a rule for it.
+
+    Buffer and account are on one subject, so nothing moves there. What went to suspense
+    instead is a line on either subject: each leg on its own side.
+    """
+    moves = [leg for leg in operation.legs if leg.kind in MOVEMENT_KINDS]
+    if _non_posting_moved(moves) is None:
+        return NonPosting(APPLY_RULE, ruleset.hash)
+    parked = _unknown(operation, moves, ruleset)
+    if parked is not None:
+        return parked
+    off_balance = ruleset.chart.off_balance
+    lines = tuple(_leg_line(leg, no, off_balance) for no, leg in enumerate(moves, 1))
+    unbalanced = _unbalanced([lines])
+    if unbalanced is not None:
+        return unbalanced
+    return _vouchers(operation, APPLY_RULE, ruleset.hash, [lines], date, closed_through)
+
+
+def _vouchers(
+    operation: OperationBooked,
+    rule_id: str,
+    ruleset_hash: str,
+    bodies: Sequence[tuple[VoucherLine, ...]],
+    date: str,
+    closed_through: str | None,
+) -> Vouchered | Parked:
+    """Date the vouchers; a date in a closed period parks them."""
     if closed_through is not None and date <= closed_through:
         return Parked(ParkedReason.CLOSED_PERIOD, f"{date} is closed through {closed_through}")
     book_id, source_id = operation.book_id, operation.operation_id
@@ -116,8 +154,8 @@ def voucher_for(
             ordinal,
             date,
             operation.business_type,
-            plan.rule.rule_id,
-            ruleset.hash,
+            rule_id,
+            ruleset_hash,
             lines,
             None,
             business_date,
@@ -244,12 +282,16 @@ def _bodies(
                     return parked
         if lines:
             bodies.append(tuple(lines))
+    return _unbalanced(bodies) or bodies
+
+
+def _unbalanced(bodies: Sequence[tuple[VoucherLine, ...]]) -> Parked | None:
     for ordinal, body in enumerate(bodies, 1):
         differences = currency_differences(body)
         for currency, minor in sorted(differences.items()) if differences else ():
             detail = f"voucher {ordinal}: debits - credits = {minor} {currency}"
             return Parked(ParkedReason.UNBALANCED, detail)
-    return bodies
+    return None
 
 
 def _leg_line(leg: BookedLeg, line_no: int, off_balance: frozenset[str]) -> VoucherLine:

@@ -69,6 +69,26 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
     used_operation_minor: int = 0
 
 
+class Buffering(msgspec.Struct, frozen=True, gc=False):
+    """An agreement on buffered posting; `buffer_ms` 0 says that it has been ended."""
+
+    buffer_ms: int
+    directions: str
+    agreement: str
+    valid_from: str | None
+    valid_to: str | None
+    entries_max: int
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """What waits on a buffer account: since when, how many entries, gross on each side."""
+
+    since: str
+    entries: int
+    debits_minor: int
+    credits_minor: int
+
+
 class Account(msgspec.Struct, gc=False):
     """The fold of an account's stream. Treated as immutable: `evolve` returns a new one."""
 
@@ -101,6 +121,8 @@ class Account(msgspec.Struct, gc=False):
     opened_at: str
     opened_by: str
     opened_date: str
+    buffering: Buffering | None = None
+    accepted: Accepted | None = None
     holds: dict[str, Hold] = {}
     freezes: dict[str, Freeze] = {}
     limits: dict[str, Limit] = {}
@@ -237,19 +259,29 @@ def _decide_movement(
     total = (account.credit_total_minor if credit else account.debit_total_minor) + amount
     if total > AMOUNT_MAX or not -AMOUNT_MAX <= balance <= AMOUNT_MAX:
         return Rejection(R.AMOUNT_OVERFLOW, leg_no, account.number)
-    return (ev.AccountCredited if credit else ev.AccountDebited)(
+    return moved(account, leg, leg_no, context)
+
+
+def moved(
+    account: Account, leg: Leg, leg_no: int, context: LegContext, intended: str | None = None
+) -> ev.AccountCredited | ev.AccountDebited:
+    """Return the event of a credit or debit leg that nothing is said against."""
+    amount = leg.amount_minor
+    inward = leg.kind == account.normal_side
+    return (ev.AccountCredited if leg.kind == "credit" else ev.AccountDebited)(
         account.number,
         context.operation_id,
         leg_no,
         context.business_type.code,
         amount,
         account.balance_minor,
-        balance,
+        account.balance_minor + (amount if inward else -amount),
         account.held_minor,
         account.version + 1,
         context.business_date,
         context.value_date,
         context.booked_at,
+        intended,
     )
 
 

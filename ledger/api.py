@@ -85,6 +85,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "store_unavailable": (503, "The database cannot be reached"),
     "overloaded": (503, "Too many operations are waiting"),
     "clock_ahead": (503, "The clock of the server is not right"),
+    "buffer_full": (503, "Too much waits for a hot account"),
     "backlog": (503, "Accounting is too far behind to take more of this business type"),
     "engine_stopped": (503, "The server is draining"),
 }

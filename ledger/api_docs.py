@@ -88,6 +88,13 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True):
     body: Any = None
 
 
+ACCEPTED_STATUS = 202
+ACCEPTED_WORDS = """\
+Booked for good, and a leg of it waits on a hot account's buffer: it is applied to the account
+within the bound of the account's agreement (leg: `account` is the buffer account,
+`intended_account` the account). The same answer again under the same operation id."""
+
+
 def load_examples() -> list[Example]:
     """Return the examples in the order in which they run on a fresh book."""
     return msgspec.json.decode(EXAMPLES.read_bytes(), type=list[Example])
@@ -219,6 +226,11 @@ def _responses(
     if "dry_run" in route.query and route.status != 200:
         dry = _success(route, [], schema_of)
         responses["200"] = {**dry, "description": "What a dry run would have answered."}
+    if route.name == "post_operation":
+        accepted = _success(route, [], schema_of)
+        if shown := _answers(examples, ACCEPTED_STATUS):
+            accepted["content"][JSON]["examples"] = shown
+        responses[str(ACCEPTED_STATUS)] = {**accepted, "description": ACCEPTED_WORDS}
     if route.name == "get_readiness":
         responses["503"] = {**responses["200"], "description": "A part is not ready."}
     for status in route.refuses:

@@ -15,7 +15,7 @@ from ledger.backlog_metrics import BacklogCollector, ReadBacklog, RefusedCollect
 
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
-RESULTS = ("booked", "rejected", "replayed", "error")
+RESULTS = ("booked", "accepted", "rejected", "replayed", "error")
 
 
 class Metrics:

@@ -45,7 +45,7 @@ Parse = Callable[[bytes], Submission]
 
 
 async def post_operation(api: Api, call: Call) -> Reply:
-    """Book one operation: 201, or 422 with the recorded rejection."""
+    """Book one operation: 201, 202 when a leg was buffered, or 422 with the recorded rejection."""
     call.media_type(JSON_TYPES)
     dry_run = bool(call.scope["query_string"]) and call.flags("dry_run")["dry_run"]
     raw = await call.body(api.limits)
@@ -88,6 +88,8 @@ def answer_reply(answer: Answer, status: int) -> Reply:
         answer = msgspec.structs.replace(answer, replayed=False)
     if answer.status == "rejected":
         return problem_reply(rejection_problem(answer), *headers)
+    if answer.status == "accepted" and not answer.dry_run:
+        status = 202
     return reply_of(encode(answer), status, JSON_TYPE, *headers)
 
 

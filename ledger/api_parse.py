@@ -17,11 +17,14 @@ from ledger.business_types import BusinessTypes
 from ledger.errors import InvalidRequest, OperationIdMissing, OperationTooLarge
 from ledger.money import is_currency
 from ledger.operation import (
+    BUFFER_MS_MAX,
+    BUFFER_MS_MIN,
     Change,
     FreezeAccount,
     OpenAccount,
     Operation,
     RegisterInquiry,
+    SetBuffering,
     SetLimit,
     SetPaymentStatus,
     Submission,
@@ -140,6 +143,8 @@ class Parser:
                 raise InvalidRequest(
                     f"the register needs {shown}", code="missing_field", field=shown
                 )
+        if isinstance(change, SetBuffering):
+            _check_buffering(change)
         for business_type in _business_types(change):
             if business_type not in self._types:
                 raise InvalidRequest(
@@ -204,6 +209,21 @@ def _register_fields(change: Change) -> tuple[str, ...]:
     if isinstance(change, UnfreezeAccount):
         return ("authority", "order_number")
     return ()
+
+
+def _check_buffering(change: SetBuffering) -> None:
+    """Refuse a bound that is too short, dates in the wrong order, a merchant without agreement."""
+    if 0 < change.buffer_ms < BUFFER_MS_MIN:
+        raise InvalidRequest(
+            f"buffer_ms is 0 (off) or {BUFFER_MS_MIN} to {BUFFER_MS_MAX}", field="buffer_ms"
+        )
+    if change.buffer_ms and change.directions == "in" and not change.agreement:
+        raise InvalidRequest(
+            "inflows are buffered by a signed agreement", code="missing_field", field="agreement"
+        )
+    dates = change.valid_from, change.valid_to
+    if dates[0] is not None and dates[1] is not None and dates[1] < dates[0]:
+        raise InvalidRequest("valid_to is before valid_from", field="valid_to")
 
 
 def _business_types(change: Change) -> tuple[str, ...]:

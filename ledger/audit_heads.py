@@ -1,4 +1,4 @@
-"""Compare the heads with the fold of the log: accounts, holds, freezes, limits, books.
+"""Compare the heads with the fold of the log: accounts, holds, freezes, limits, accepted, books.
 
 Invariant: every column of every head table is compared with what the account's events make;
 a row too many is a difference as much as one too few.
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from psycopg import Connection
 
-from ledger.account import Account
+from ledger.account import Account, Buffering
 from ledger.audit_fold import Fold
 from ledger.audit_verdict import compare_table
 
@@ -47,6 +48,12 @@ ACCOUNTS = (
     "opened_at",
     "opened_by",
     "opened_date",
+    "buffer_ms",
+    "buffer_directions",
+    "buffer_agreement",
+    "buffer_from",
+    "buffer_to",
+    "buffer_entries_max",
     "holds_open",
     "freezes_open",
     "limits_set",
@@ -65,13 +72,16 @@ LIMITS = (
     "used_operation",
     "used_operation_amount",
 )
+ACCEPTED = ("account_id", "accepted_since", "entries", "debits", "credits")
 BOOKS = ("book_id", "name", "open_business_date", "closed_through", "version")
 SELECT_ACCOUNTS = """
     SELECT uuid_send(account_id), book_id, number, owner, type, subject, currency, normal_side,
            parent, credit_limit, status, lost, payment_status, partial_types, partial_amount,
            reserve, balance, held, frozen, version, business_date::text, previous_balance,
            day_debits, day_credits, debit_total, credit_total, whole_freezes, opened_at,
-           opened_by, opened_date::text, holds_open, freezes_open, limits_set
+           opened_by, opened_date::text, buffer_ms, buffer_directions, buffer_agreement,
+           buffer_from::text, buffer_to::text, buffer_entries_max, holds_open,
+           freezes_open, limits_set
     FROM ledger.accounts ORDER BY account_id
 """
 SELECT_HOLDS = """
@@ -87,13 +97,18 @@ SELECT_LIMITS = """
            used_date::text, used_amount, used_count, used_operation, used_operation_amount
     FROM ledger.limits ORDER BY account_id, business_type
 """
+SELECT_ACCEPTED = """
+    SELECT uuid_send(account_id), accepted_since, entries, debits, credits
+    FROM ledger.accepted ORDER BY account_id
+"""
 SELECT_BOOKS = """
     SELECT book_id, name, open_business_date::text, closed_through::text, version
     FROM ledger.books ORDER BY book_id
 """
 ROWS_PER_READ = 5_000
 _PARTIAL_TYPES = ACCOUNTS.index("partial_types")
-_FACTS = 29  # fields of Account before holds, freezes and limits; the columns' order but one
+_FACTS = 29  # fields of Account before its agreement and details; the columns' order but one
+_AGREED = len(Buffering.__struct_fields__)
 
 Rows = dict[tuple[Any, ...], tuple[Any, ...]]
 
@@ -106,6 +121,14 @@ def compare_heads(conn: Connection[Any], fold: Fold) -> None:
     accounts = {(stream,): _account_row(stream, a) for stream, a in fold.accounts.items()}
     found = map(_array_as_tuple, _read(conn, SELECT_ACCOUNTS))
     compare_table(CHECK, "ledger.accounts", ACCOUNTS, 1, expected=accounts, found=found)
+    compare_table(
+        CHECK,
+        "ledger.accepted",
+        ACCEPTED,
+        1,
+        expected=_accepted(fold),
+        found=_read(conn, SELECT_ACCEPTED),
+    )
     for table, columns, select, field in (
         ("ledger.holds", HOLDS, SELECT_HOLDS, "holds"),
         ("ledger.freezes", FREEZES, SELECT_FREEZES, "freezes"),
@@ -130,7 +153,17 @@ def _array_as_tuple(row: tuple[Any, ...]) -> tuple[Any, ...]:
 def _account_row(stream: bytes, account: Account) -> tuple[Any, ...]:
     facts = [getattr(account, name) for name in account.__struct_fields__[:_FACTS]]
     details = (len(account.holds), len(account.freezes), len(account.limits))
-    return (stream, *facts, *details)
+    agreed = account.buffering
+    buffering = (None,) * _AGREED if agreed is None else msgspec.structs.astuple(agreed)
+    return (stream, *facts, *buffering, *details)
+
+
+def _accepted(fold: Fold) -> Rows:
+    return {
+        (stream,): (stream, *msgspec.structs.astuple(account.accepted))
+        for stream, account in fold.accounts.items()
+        if account.accepted is not None
+    }
 
 
 def _details(fold: Fold, field: str) -> Rows:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from ledger import events as ev
 from ledger.account import Account
 from ledger.audit_verdict import differ
+from ledger.buffers import BUFFER, is_accepted
 
 EVENTS = "ledger.stored_events"
 CHECK = "legs and account events"
@@ -129,9 +130,9 @@ class Legs:
         """Match a change of standing with the command that asked for it."""
         claim = self._commands.pop((event.account, event.version), None)
         if claim is None:
-            opens_suspense = isinstance(event, ev.AccountOpened) and event.type == "suspense"
-            if opens_suspense and (event.account, event.version + 1) in self._legs:
-                return  # the engine opens a suspense account for the leg that follows
+            own = isinstance(event, ev.AccountOpened) and event.type in ("suspense", BUFFER)
+            if own and (event.account, event.version + 1) in self._legs:
+                return  # the engine opens such an account for the leg that follows
             _unlike(position, "state", "a booked command of this commit", None)
         command, claimed_at = claim
         claimed = (
@@ -166,12 +167,12 @@ def _check_issues(operation: ev.OperationBooked, position: int) -> None:
     sent_elsewhere = [
         (leg.no, leg.account, leg.intended_account, leg.amount_minor, leg.currency)
         for leg in operation.legs
-        if leg.intended_account is not None
+        if leg.intended_account is not None and not is_accepted(leg)
     ]
     issues = [
         (issue.leg_no, issue.account, issue.intended_account, issue.amount_minor, issue.currency)
         for issue in operation.issues
-        if issue.account != issue.intended_account  # suspense itself could not take it
+        if issue.account != issue.intended_account  # booked where it was meant to be
     ]
     if issues != sent_elsewhere:
         _unlike(position, "state.issues", sent_elsewhere, issues)

@@ -12,10 +12,13 @@ import msgspec
 from ledger import events as ev
 from ledger import operation as op
 from ledger.account import Account, LegContext
+from ledger.applying import Application, decide_application
+from ledger.buffers import buffer_number, due_at
 from ledger.business_types import BusinessType, BusinessTypes
 from ledger.codec import Row, account_stream, operation_stream, row_of
 from ledger.commands import CommandContext, decide_change, decide_open
 from ledger.errors import (
+    BufferFull,
     LedgerError,
     OperationIdReused,
     Rejection,
@@ -33,10 +36,12 @@ from ledger.job import (
     Recordable,
     Recorded,
     command_account,
+    first_not_booked,
+    rejected,
     touched_account,
 )
 from ledger.legs import Legs, SuspenseOf, decide_legs
-from ledger.original import Original, known_original, part_name, refund_of, stage_refusal
+from ledger.original import Original, known_original, refunded_after, stage_refusal
 from ledger.refusals import dates_refusal, duplicate_refusal, first_declared
 
 R = RejectionReason
@@ -46,6 +51,8 @@ def decide_batch(jobs: list[Job], loaded: Loaded, types: BusinessTypes, booked_a
     """Decide all jobs in order on `loaded`, which is left as it was. Raises `Missing`."""
     decider = _Decider(loaded, types, booked_at)
     decider.expire_holds()
+    for job in jobs:
+        decider.apply_buffers(job)
     outcomes = [decider.decide_job(job) for job in jobs]
     return Decided(
         decider.rows,
@@ -55,6 +62,7 @@ def decide_batch(jobs: list[Job], loaded: Loaded, types: BusinessTypes, booked_a
         outcomes,
         decider.recorded,
         decider.originals,
+        decider.apply_at,
     )
 
 
@@ -83,6 +91,7 @@ class _Decider:
         self.totals: dict[str, tuple[int, int]] = {}
         self.recorded: dict[str, Recorded] = {}
         self.originals: dict[str, Original] = {}
+        self.apply_at: str | None = None
 
     # --- jobs -----------------------------------------------------------------------------
 
@@ -92,7 +101,7 @@ class _Decider:
             return [self._decide(submission) for submission in job.submissions]
         before = self._state()
         outcomes = [self._decide(submission) for submission in job.submissions]
-        if job.atomic and (guilty := _first_not_booked(outcomes)) is not None:
+        if job.atomic and (guilty := first_not_booked(outcomes)) is not None:
             self._restore(before)
             outcomes = self._reject_all(job, outcomes, guilty)
         if job.dry_run:
@@ -158,7 +167,9 @@ class _Decider:
 
     # --- operations -----------------------------------------------------------------------
 
-    def _decide_operation(self, submission: op.Submission, operation: op.Operation) -> Outcome:
+    def _decide_operation(
+        self, submission: op.Submission, operation: op.Operation
+    ) -> Outcome | BufferFull:
         kind = self.types.types[operation.business_type]
         date = operation.business_date
         business_date = self.loaded.open_date if date is None else date.isoformat()
@@ -170,7 +181,10 @@ class _Decider:
             business_date if value is None else value.isoformat(),
             self.booked_at,
         )
-        found = self._booked_or_refused(submission, operation, context)
+        try:
+            found = self._booked_or_refused(submission, operation, context)
+        except BufferFull as full:
+            return full
         if isinstance(found, Rejection):
             first = first_declared(found, operation.legs, context, self._account)
             return self._reject(submission, first)
@@ -194,12 +208,15 @@ class _Decider:
             if isinstance(found, Rejection):
                 return found
             original = found
-        refunded = self._refunded(original, kind, operation)
+        refunded = refunded_after(original, kind, operation)
         if isinstance(refunded, Rejection):
             return refunded
         legs = decide_legs(operation.legs, context, self._account, self.suspense)
-        if isinstance(legs, Rejection):
-            return legs
+        while isinstance(legs, Rejection):
+            # Nobody is refused for want of money that has been accepted already.
+            if legs.reason is not R.INSUFFICIENT_FUNDS or not self._apply(legs.account or ""):
+                return legs
+            legs = decide_legs(operation.legs, context, self._account, self.suspense)
         if original is not None and kind.stage in ("succeeded", "failed"):
             unfinished = self._unfinished_payout(original, legs)
             if unfinished is not None:
@@ -238,21 +255,6 @@ class _Decider:
             if head is not None and hold_id in head.holds:
                 return Rejection(R.PAYOUT_INCOMPLETE, 0, account, hold_id)
         return None
-
-    def _refunded(
-        self, original: Original | None, kind: BusinessType, operation: op.Operation
-    ) -> dict[str, int] | Rejection:
-        if original is None:
-            return {}
-        if not kind.refund:
-            return dict(original.refunded)
-        return refund_of(
-            original,
-            [
-                (no, leg.kind, part_name(leg.part, leg.account), leg.currency, leg.amount_minor)
-                for no, leg in enumerate(operation.legs, start=1)
-            ],
-        )
 
     # --- legs -----------------------------------------------------------------------------
 
@@ -302,6 +304,8 @@ class _Decider:
         for number, account_event in legs.events:
             self._add_account_event(number, account_event)
         self.touched.update(legs.accounts)
+        if legs.due_at is not None:
+            self.apply_at = min(legs.due_at, self.apply_at or legs.due_at)
         self._add_totals(legs.booked)
         followed: dict[str, str] = dict(legs.openers)
         if original is not None:
@@ -364,32 +368,8 @@ class _Decider:
         )
 
     def _reject(self, submission: op.Submission, rejection: Rejection) -> Outcome:
-        common = (self.loaded.book_id, submission.operation_id)
-        if isinstance(submission.body, op.Operation):
-            event: Recordable = ev.OperationRejected(
-                *common,
-                submission.body.business_type,
-                self.loaded.open_date,
-                self.booked_at,
-                submission.principal,
-                submission.fingerprint,
-                rejection.reason,
-                rejection.leg_no,
-                rejection.account,
-                rejection.detail,
-            )
-        else:
-            event = ev.CommandRejected(
-                *common,
-                command_account(submission),
-                self.loaded.open_date,
-                self.booked_at,
-                submission.principal,
-                submission.fingerprint,
-                rejection.reason,
-                rejection.detail,
-            )
-        return Outcome(self._record(event))
+        date, at = self.loaded.open_date, self.booked_at
+        return Outcome(self._record(rejected(submission, rejection, date=date, booked_at=at)))
 
     # --- commands, expiry -----------------------------------------------------------------
 
@@ -407,6 +387,7 @@ class _Decider:
             date,
             self.booked_at,
             number in self.loaded.unvouchered,
+            self._waiting(number) is not None,
         )
         if isinstance(body, op.OpenAccount):
             closed = self.loaded.closed_through
@@ -471,6 +452,39 @@ class _Decider:
                 assert isinstance(submission.body, op.Operation)
                 self._book(submission, submission.body, context, legs, None, {})
 
+    def apply_buffers(self, job: Job) -> None:
+        """Apply what was accepted for the job's accounts, in account order."""
+        for number in sorted(job.apply):
+            buffer = self._waiting(number)
+            if buffer is None or buffer.accepted is None:
+                continue
+            account = self._account(number)
+            assert account is not None
+            if not job.due_only or due_at(buffer.accepted, account.buffering) <= self.booked_at:
+                self._apply(number)
+
+    def _waiting(self, number: str) -> Account | None:
+        """Return the account's buffer account if something waits on it."""
+        account = self._account(number)
+        if account is None or account.buffering is None:
+            return None
+        buffer = self._account(buffer_number(number))
+        return buffer if buffer is not None and buffer.accepted is not None else None
+
+    def _apply(self, number: str) -> bool:
+        """Book the application of what waits for an account; False when there is nothing."""
+        account, buffer = self._account(number), self._waiting(number)
+        if account is None or buffer is None:
+            return False
+        given = Application(account, buffer, self.loaded.open_date, self.booked_at)
+        decided = decide_application(given, self._account, self.suspense)
+        if decided is None:
+            return False
+        submission, context, legs = decided
+        assert isinstance(submission.body, op.Operation)
+        self._book(submission, submission.body, context, legs, None, {})
+        return True
+
 
 def _relation(kind: BusinessType, original: Original | None, legs: Legs) -> str | None:
     if original is not None:
@@ -483,12 +497,3 @@ def _relation(kind: BusinessType, original: Original | None, legs: Legs) -> str 
     if legs.openers:
         return next(iter(legs.openers.values()))
     return "reference" if original is not None else None
-
-
-def _first_not_booked(outcomes: list[Outcome | LedgerError]) -> int | None:
-    for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, LedgerError) or not isinstance(
-            outcome.record.event, ev.OperationBooked | ev.CommandBooked
-        ):
-            return index
-    return None

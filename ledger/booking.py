@@ -93,6 +93,7 @@ class Booker:
         self.tip: Tip | None = None
         self.alone = False  # nobody else has committed between our last two batches
         self.stopped_by: EngineStopped | None = None
+        self.apply_at: str | None = None  # when the first buffer that we filled is due
         self.reach: Callable[[str], None] = lambda _step: None
         self._connect = connect
         self._clocks = clocks
@@ -200,7 +201,10 @@ class Booker:
                 # Also into memory, should it have been cleared since that batch was decided.
                 self._heads.put_all(_overlay(loaded, wanted, unseen, self.types))
             try:
-                return loaded, decide_batch(jobs, loaded, self.types, booked_at)
+                decided = decide_batch(jobs, loaded, self.types, booked_at)
+                if decided.apply_at is not None:
+                    self.apply_at = min(decided.apply_at, self.apply_at or decided.apply_at)
+                return loaded, decided
             except Missing as missing:
                 wanted.extend(missing)
 

@@ -14,10 +14,16 @@ from typing import Any
 import msgspec
 from psycopg import Connection, Cursor
 
+from ledger.accepted import select_waiting_in_tx
+from ledger.batch import decide_batch
+from ledger.business_types import BusinessTypes, load_business_types
 from ledger.clock import booked_at_in_tx, utc_now
 from ledger.codec import book_stream, row_of
 from ledger.errors import DayRefused, InvalidRequest, NotFound
 from ledger.events import BookOpened, DayOpened
+from ledger.heads import HeadCache, write_heads_in_tx
+from ledger.job import Decided, Job, Missing
+from ledger.loading import Wanted, load_in_tx
 from ledger.log import Log, LogEnd
 
 SELECT_BOOK = """
@@ -92,9 +98,17 @@ def open_book(
 
 
 def open_day(
-    conn: Connection[Any], book_id: str, date: dt.date, *, principal: str, clock: Clock = utc_now
+    conn: Connection[Any],
+    book_id: str,
+    date: dt.date,
+    *,
+    principal: str,
+    clock: Clock = utc_now,
+    types: BusinessTypes | None = None,
 ) -> Book:
     """Move the open business date forward. The same date again changes nothing.
+
+    What was accepted for the day that closes is applied in it first, in the same commit.
 
     Raises `NotFound` for an unknown book, `DayRefused` for a date in the past of the book, and
     `ClockAhead`.
@@ -106,21 +120,49 @@ def open_day(
             return book
         if date < book.open_business_date:
             raise DayRefused(f"the open day is {book.open_business_date}; days only move forward")
+        at = booked_at_in_tx(cursor, end, clock())
+        applied = _applied_in_tx(cursor, book_id, at, types or load_business_types())
         closed = date - dt.timedelta(days=1)
         conn.execute(UPDATE_BOOK, (date, closed, book.version + 1, book_id))
         previous = book.open_business_date.isoformat()
-        at = booked_at_in_tx(cursor, end, clock())
         opened = DayOpened(book_id, date.isoformat(), previous, at, principal)
-        _append_in_tx(cursor, end, book.version + 1, opened)
+        _append_in_tx(cursor, end, book.version + 1, opened, applied)
     return Book(book_id, book.name, date, closed, book.version + 1)
 
 
+def _applied_in_tx(
+    cursor: Cursor[Any], book_id: str, booked_at: str, types: BusinessTypes
+) -> Decided:
+    """Apply every buffer of the book on the day that still is open; write the heads."""
+    waiting = select_waiting_in_tx(cursor, book_id)
+    job = Job(book_id=book_id, submissions=(), apply=waiting, due_only=False)
+    wanted = Wanted.by([job])
+    while True:
+        loaded = load_in_tx(cursor, book_id, wanted, types, HeadCache())
+        try:
+            decided = decide_batch([job], loaded, types, booked_at)
+        except Missing as missing:
+            wanted.extend(missing)
+            continue
+        write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
+        return decided
+
+
 def _append_in_tx(
-    cursor: Cursor[Any], end: LogEnd, version: int, event: BookOpened | DayOpened
+    cursor: Cursor[Any],
+    end: LogEnd,
+    version: int,
+    event: BookOpened | DayOpened,
+    applied: Decided | None = None,
 ) -> None:
     row = row_of(book_stream(event.book_id), version, event)
     Log().append_in_tx(
-        cursor, [row], end=end, book_id=event.book_id, booked_at=event.booked_at, totals={}
+        cursor,
+        [row] if applied is None else [*applied.rows, row],
+        end=end,
+        book_id=event.book_id,
+        booked_at=event.booked_at,
+        totals={} if applied is None else applied.totals,
     )
 
 

@@ -38,6 +38,7 @@ class BusinessType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     returns_money: bool = False
     distinct_accounts: bool = False
     stage: Stage | None = None
+    when_busy: Literal["fail", "retry"] = "retry"
 
 
 class BusinessTypes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

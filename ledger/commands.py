@@ -14,6 +14,7 @@ import msgspec
 from ledger import events as ev
 from ledger import operation as op
 from ledger.account import Account
+from ledger.buffers import BUFFER_PREFIX, is_buffer
 from ledger.errors import Rejection, RejectionReason
 from ledger.legs import SUSPENSE_PREFIX
 
@@ -21,13 +22,17 @@ R = RejectionReason
 
 
 class CommandContext(msgspec.Struct, frozen=True, gc=False):
-    """What a command is decided in; `unvouchered`: operations accounting has not ended."""
+    """What a command is decided in; `unvouchered`: operations accounting has not ended.
+
+    `waiting`: amounts are accepted for the account and not applied yet.
+    """
 
     command_id: str
     principal: str
     business_date: str
     booked_at: str
     unvouchered: bool = False
+    waiting: bool = False
 
 
 def decide_open(
@@ -41,7 +46,7 @@ def decide_open(
     """Open an account: the number is free, the parent exists and has the same currency."""
     if existing is not None:
         return Rejection(R.ACCOUNT_EXISTS, 0, request.account)
-    if request.account.startswith(SUSPENSE_PREFIX):
+    if request.account.startswith((SUSPENSE_PREFIX, BUFFER_PREFIX)):
         # Opened with another currency or side, it could not take what is sent there.
         return Rejection(R.ACCOUNT_EXISTS, 0, request.account, "the engine opens it itself")
     if request.parent is not None:
@@ -81,6 +86,8 @@ def decide_change(
     inquires = isinstance(change, op.RegisterInquiry)
     if account.number.startswith(SUSPENSE_PREFIX) and not inquires:
         return Rejection(R.ENGINE_ACCOUNT, 0, account.number, "suspense must take what comes")
+    if is_buffer(account) and not inquires:
+        return Rejection(R.ENGINE_ACCOUNT, 0, account.number, "its account has the standing")
     if account.business_date is not None and context.business_date < account.business_date:
         return Rejection(R.DATE_BEFORE_ACCOUNT, 0, account.number)
     if account.status != "open" and not inquires:
@@ -112,6 +119,8 @@ def _close(
 ) -> ev.AccountClosed | Rejection:
     if account.balance_minor:
         return _refuse(account, R.BALANCE_REMAINS, f"balance {account.balance_minor}")
+    if context.waiting:
+        return _refuse(account, R.BALANCE_REMAINS, "accepted amounts wait to be applied")
     if account.holds:
         return _refuse(account, R.HOLD_REMAINS, ", ".join(sorted(account.holds)))
     if account.freezes:
@@ -177,7 +186,9 @@ def _credit_limit(
     account: Account, change: op.SetCreditLimit, context: CommandContext
 ) -> ev.CreditLimitSet | Rejection:
     return ev.CreditLimitSet(
-        credit_limit_minor=change.credit_limit_minor, **_common(account, change, context)
+        credit_limit_minor=change.credit_limit_minor,
+        agreement=change.agreement,
+        **_common(account, change, context),
     )
 
 
@@ -189,6 +200,22 @@ def _limit(
         per_operation_minor=change.per_operation_minor,
         per_day_amount_minor=change.per_day_amount_minor,
         per_day_count=change.per_day_count,
+        **_common(account, change, context),
+    )
+
+
+def _buffering(
+    account: Account, change: op.SetBuffering, context: CommandContext
+) -> ev.BufferingSet | Rejection:
+    if change.buffer_ms and change.directions == "both" and account.credit_limit_minor is not None:
+        return _refuse(account, R.BUFFER_BOTH_NEEDS_NO_FLOOR)
+    return ev.BufferingSet(
+        buffer_ms=change.buffer_ms,
+        directions=change.directions,
+        agreement=change.agreement,
+        valid_from=None if change.valid_from is None else change.valid_from.isoformat(),
+        valid_to=None if change.valid_to is None else change.valid_to.isoformat(),
+        entries_max=change.entries_max,
         **_common(account, change, context),
     )
 
@@ -209,5 +236,6 @@ _DECIDE: dict[type, Callable[[Account, Any, CommandContext], Any]] = {
     op.SetReserve: _reserve,
     op.SetCreditLimit: _credit_limit,
     op.SetLimit: _limit,
+    op.SetBuffering: _buffering,
     op.RegisterInquiry: _inquiry,
 }

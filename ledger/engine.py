@@ -17,6 +17,7 @@ from collections.abc import Callable
 import msgspec
 import psycopg
 
+from ledger.accepted import select_due_in_tx
 from ledger.account import instant_text
 from ledger.ahead import Ahead, settle
 from ledger.booking import Booker, Clocks, Connect, Results
@@ -127,6 +128,7 @@ class Engine:
     # --- the thread -----------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._sweep()
         while True:
             tickets = self._next_batch()
             ahead = bool(tickets) and self._ahead.takes(tickets)
@@ -140,7 +142,7 @@ class Engine:
             if self._booker.stopped_by is not None:
                 self._stopping = self._booker.stopped_by
             if self._sweep_is_due():
-                self._sweep_expired_holds()
+                self._sweep()
         self._ahead.close()
         self._booker.drop_connection()
 
@@ -148,7 +150,7 @@ class Engine:
         """Take what waits, of one book, up to the size cap; at least one job."""
         with self._wake:
             if not self._queue and self._stopping is None and not self._ahead.busy:
-                self._wake.wait(self.settings.sweep_interval_s)
+                self._wake.wait(self._sweep_pause_s())
             batch: list[Ticket] = []
             size = 0
             while self._queue:
@@ -161,18 +163,33 @@ class Engine:
             self._queued -= size
             return batch
 
-    def _sweep_is_due(self) -> bool:
-        return self._clocks.steady() - self._swept_at >= self.settings.sweep_interval_s
+    def _sweep_pause_s(self) -> float:
+        """Return how long to wait for jobs: until a sweep, or until a buffer of ours is due."""
+        interval_s = self.settings.sweep_interval_s
+        if self._booker.apply_at is None:
+            return interval_s
+        due = dt.datetime.fromisoformat(self._booker.apply_at)
+        return min(interval_s, max(0.0, (due - self._clocks.clock()).total_seconds()))
 
-    def _sweep_expired_holds(self) -> None:
+    def _sweep_is_due(self) -> bool:
+        if self._clocks.steady() - self._swept_at >= self.settings.sweep_interval_s:
+            return True
+        apply_at = self._booker.apply_at
+        return apply_at is not None and apply_at <= instant_text(self._clocks.clock())
+
+    def _sweep(self) -> None:
+        """Expire holds and apply buffers whose time has come, of any engine, also a dead one."""
         self._swept_at = self._clocks.steady()
         booker = self._booker
+        now = instant_text(self._clocks.clock())
         try:
             with booker.connection().transaction(), booker.connection().cursor() as cursor:
-                found = select_expired_in_tx(
-                    cursor, instant_text(self._clocks.clock()), SWEEP_ACCOUNTS_MAX
-                )
-            for book_id, numbers in found.items():
+                expired = select_expired_in_tx(cursor, now, SWEEP_ACCOUNTS_MAX)
+                due, booker.apply_at = select_due_in_tx(cursor, now, SWEEP_ACCOUNTS_MAX)
+            for book_id, numbers in expired.items():
                 booker.book([Job(book_id=book_id, submissions=(), sweep=numbers)])
+            for book_id, numbers in due.items():
+                booker.book([Job(book_id=book_id, submissions=(), apply=numbers)])
         except (LedgerError, psycopg.Error):
+            booker.apply_at = None
             booker.drop_connection()  # the next round sweeps again

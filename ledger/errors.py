@@ -18,6 +18,7 @@ decided, recorded and answered the same again. Exceptions record nothing:
     ├── StoreUnavailable        the database cannot be reached        (retriable)
     ├── Overloaded              the queue is full                      (retriable)
     ├── ClockAhead              this machine's clock is far ahead     (retriable)
+    ├── BufferFull              a buffer is not applied in time       (retriable)
     ├── BacklogTooLong          accounting is too far behind           (retriable)
     ├── EngineStopped           draining, or the clock jumped          (retriable)
     └── LogCorrupt              a hole in the log, a seal that does not chain
@@ -73,6 +74,8 @@ class RejectionReason(StrEnum):
     LIMIT_PER_DAY_AMOUNT = "limit_per_day_amount"
     INSUFFICIENT_FUNDS = "insufficient_funds"
     AMOUNT_OVERFLOW = "amount_overflow"
+    ACCOUNT_BUSY = "account_busy"
+    BUFFER_BOTH_NEEDS_NO_FLOOR = "buffer_both_needs_no_floor"
     BALANCE_REMAINS = "balance_remains"
     HOLD_REMAINS = "hold_remains"
     FREEZE_REMAINS = "freeze_remains"
@@ -199,6 +202,13 @@ class BacklogTooLong(LedgerError):
     """Accounting is over its hard limit behind the ledger; what returns money still passes."""
 
     code = "backlog"
+    retriable = True
+
+
+class BufferFull(LedgerError):
+    """What waits for a hot account is too old or too much; what returns money still passes."""
+
+    code = "buffer_full"
     retriable = True
 
 

@@ -59,7 +59,7 @@ class _Moved(_Fact, frozen=True, gc=False):
 
 
 class AccountCredited(_Moved, frozen=True, gc=False):
-    """A credit leg was booked. `intended_account` is set on suspense accounts only."""
+    """A credit leg was booked. `intended_account`: set on suspense and buffer accounts only."""
 
     intended_account: str | None = None
 
@@ -172,6 +172,7 @@ class CreditLimitSet(_Administered, frozen=True, gc=False, kw_only=True):
     """How far below zero the balance may go; None = no bound."""
 
     credit_limit_minor: int | None = field(name="credit_limit")
+    agreement: str = ""
 
 
 class LimitSet(_Administered, frozen=True, gc=False, kw_only=True):
@@ -183,6 +184,17 @@ class LimitSet(_Administered, frozen=True, gc=False, kw_only=True):
     per_day_count: int | None = None
 
 
+class BufferingSet(_Administered, frozen=True, gc=False, kw_only=True):
+    """Buffered posting was agreed on, or ended (`buffer_ms` 0)."""
+
+    buffer_ms: int
+    directions: str = "in"
+    agreement: str = ""
+    valid_from: str | None = None
+    valid_to: str | None = None
+    entries_max: int
+
+
 class CourtInquiryRegistered(_Administered, frozen=True, gc=False, kw_only=True):
     """A court or authority asked about the account; nothing changed."""
 
@@ -191,7 +203,7 @@ class CourtInquiryRegistered(_Administered, frozen=True, gc=False, kw_only=True)
 
 
 class BookedLeg(_Fact, frozen=True, gc=False):
-    """One leg as it was booked; `intended_account` when it was redirected to suspense."""
+    """One leg as it was booked; `intended_account` when suspense or its buffer took it."""
 
     no: int
     kind: str
@@ -375,6 +387,7 @@ Administered = (
     | ReserveSet
     | CreditLimitSet
     | LimitSet
+    | BufferingSet
     | CourtInquiryRegistered
 )
 AccountEvent = AccountOpened | Moved | Administered

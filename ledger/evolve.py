@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from ledger import events as ev
-from ledger.account import Account, Freeze, Hold, Limit
+from ledger.account import Accepted, Account, Buffering, Freeze, Hold, Limit
+from ledger.buffers import APPLY, BUFFER, is_buffer
 
 
 def opened(event: ev.AccountOpened) -> Account:
@@ -87,6 +88,8 @@ def _credited(after: Account, event: ev.AccountCredited) -> None:
     after.credit_total_minor += event.amount_minor
     if after.limits and after.normal_side != "credit":
         _use_limit(after, event)
+    if after.type == BUFFER:
+        _count_accepted(after, event, credit_minor=event.amount_minor)
 
 
 def _debited(after: Account, event: ev.AccountDebited) -> None:
@@ -95,6 +98,30 @@ def _debited(after: Account, event: ev.AccountDebited) -> None:
     after.debit_total_minor += event.amount_minor
     if after.limits and after.normal_side != "debit":
         _use_limit(after, event)
+    if after.type == BUFFER:
+        _count_accepted(after, event, debit_minor=event.amount_minor)
+
+
+def _count_accepted(
+    after: Account,
+    event: ev.AccountCredited | ev.AccountDebited,
+    *,
+    debit_minor: int = 0,
+    credit_minor: int = 0,
+) -> None:
+    """Keep what waits on a buffer account; its application takes all of it."""
+    if not is_buffer(after):
+        return
+    if event.business_type == APPLY.code:
+        after.accepted = None
+        return
+    before = after.accepted or Accepted(event.booked_at, 0, 0, 0)
+    after.accepted = Accepted(
+        before.since,
+        before.entries + 1,
+        before.debits_minor + debit_minor,
+        before.credits_minor + credit_minor,
+    )
 
 
 def _held(after: Account, event: ev.AmountHeld) -> None:
@@ -206,6 +233,17 @@ def _limit_set(after: Account, event: ev.LimitSet) -> None:
     after.limits = limits
 
 
+def _buffering_set(after: Account, event: ev.BufferingSet) -> None:
+    after.buffering = Buffering(
+        event.buffer_ms,
+        event.directions,
+        event.agreement,
+        event.valid_from,
+        event.valid_to,
+        event.entries_max,
+    )
+
+
 def _nothing(after: Account, event: ev.CourtInquiryRegistered) -> None:
     """An inquiry is written down; the account is as it was."""
 
@@ -228,5 +266,6 @@ _EVOLVE: dict[type, Callable[[Account, Any], None]] = {
     ev.ReserveSet: _reserve_set,
     ev.CreditLimitSet: _credit_limit_set,
     ev.LimitSet: _limit_set,
+    ev.BufferingSet: _buffering_set,
     ev.CourtInquiryRegistered: _nothing,
 }

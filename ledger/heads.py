@@ -1,4 +1,4 @@
-"""Heads, holds, freezes and limits in PostgreSQL: read and written under the log's lock.
+"""Heads and their details in PostgreSQL: read and written under the log's lock.
 
 Invariant: every row here equals the fold of its account's stream; only the engine writes it,
 in the transaction that appends the events, under the commit-order lock. Rule (heads): what a
@@ -13,10 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 from psycopg import Cursor
 
-from ledger.account import Account, Freeze, Hold, Limit
+from ledger.accepted import select_accepted_in_tx, write_accepted_in_tx
+from ledger.account import Account, Buffering, Freeze, Hold, Limit
 from ledger.arrays import PackedArray, date_array, int8_array, uuid_array
+from ledger.buffers import is_buffer
 from ledger.codec import account_stream
 
 HEAD_COLUMNS = """
@@ -24,7 +27,9 @@ HEAD_COLUMNS = """
     status, lost, payment_status, partial_types, partial_amount, reserve,
     balance, held, frozen, version, business_date::text, previous_balance,
     day_debits, day_credits, debit_total, credit_total, whole_freezes,
-    opened_at, opened_by, opened_date::text, holds_open, freezes_open, limits_set, account_id
+    opened_at, opened_by, opened_date::text, buffer_ms, buffer_directions, buffer_agreement,
+    buffer_from::text, buffer_to::text, buffer_entries_max, holds_open, freezes_open,
+    limits_set, account_id
 """
 SELECT_HEADS = (
     "SELECT" + HEAD_COLUMNS + "FROM ledger.accounts WHERE account_id = ANY(%s) ORDER BY account_id"
@@ -61,7 +66,9 @@ UPDATE_MONEY = """
 UPDATE_STANDING = """
     UPDATE ledger.accounts
     SET credit_limit = %s, status = %s, lost = %s, payment_status = %s, partial_types = %s,
-        partial_amount = %s, reserve = %s, whole_freezes = %s
+        partial_amount = %s, reserve = %s, whole_freezes = %s, buffer_ms = %s,
+        buffer_directions = %s, buffer_agreement = %s, buffer_from = %s, buffer_to = %s,
+        buffer_entries_max = %s
     WHERE account_id = %s
 """
 INSERT_HEAD = """
@@ -70,9 +77,10 @@ INSERT_HEAD = """
         credit_limit, status, lost, payment_status, partial_types, partial_amount, reserve,
         balance, held, frozen, version, business_date, previous_balance, day_debits,
         day_credits, debit_total, credit_total, whole_freezes, holds_open, freezes_open,
-        limits_set, opened_at, opened_by, opened_date)
+        limits_set, opened_at, opened_by, opened_date, buffer_ms, buffer_directions,
+        buffer_agreement, buffer_from, buffer_to, buffer_entries_max)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
-            %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 DELETE_HOLDS = """
     DELETE FROM ledger.holds USING unnest(%s::uuid[], %s::text[]) AS gone (account_id, id)
@@ -115,6 +123,8 @@ SELECT_EXPIRED = """
     WHERE h.expires_at <= %s ORDER BY a.book_id, a.number LIMIT %s
 """
 _FACTS = 29  # columns of HEAD_COLUMNS that are fields of Account, in its order
+_AGREED = 6  # those of its buffering agreement, which follow
+_DETAILS = _FACTS + _AGREED
 
 
 @lru_cache(maxsize=200_000)
@@ -222,8 +232,8 @@ def select_accounts_in_tx(
     for row in cursor.fetchall():
         account = account_from_row(row)
         accounts[account.number] = account
-        if row[_FACTS] or row[_FACTS + 1] or row[_FACTS + 2]:
-            detailed[row[_FACTS + 3]] = account
+        if row[_DETAILS] or row[_DETAILS + 1] or row[_DETAILS + 2] or is_buffer(account):
+            detailed[row[_DETAILS + 3]] = account
     if detailed:
         _select_details_in_tx(cursor, detailed)
     return accounts
@@ -233,6 +243,8 @@ def account_from_row(row: tuple[Any, ...]) -> Account:
     """Make an account from a row of HEAD_COLUMNS, without holds, freezes and limits."""
     account = Account(*row[:_FACTS])
     account.partial_types = tuple(row[12])
+    if row[_FACTS] is not None:
+        account.buffering = Buffering(*row[_FACTS:_DETAILS])
     return account
 
 
@@ -249,6 +261,8 @@ def _select_details_in_tx(cursor: Cursor[Any], accounts: dict[uuid.UUID, Account
     cursor.execute(SELECT_LIMITS, (ids,))
     for account_id, business_type, *fields in cursor.fetchall():
         accounts[account_id].limits[business_type] = Limit(*fields)
+    for account_id, accepted in select_accepted_in_tx(cursor, ids):
+        accounts[account_id].accepted = accepted
 
 
 def write_heads_in_tx(
@@ -277,6 +291,7 @@ def write_heads_in_tx(
         if not _same_details(old, account):
             detailed.append((old, account))
     _write_details_in_tx(cursor, detailed)
+    write_accepted_in_tx(cursor, before, after)
 
 
 def is_plain(before: Mapping[str, Account | None], after: Mapping[str, Account]) -> bool:
@@ -324,14 +339,20 @@ def _same_standing(old: Account, new: Account) -> bool:
         and old.reserve_minor is new.reserve_minor
         and old.lost is new.lost
         and old.whole_freezes is new.whole_freezes
+        and old.buffering is new.buffering
     )
 
 
 def _same_details(old: Account, new: Account) -> bool:
-    """Tell whether holds, freezes and limits are as before: `evolve` makes a new dictionary
-    whenever one changes.
+    """Tell whether holds, freezes, limits and what waits are as before: `evolve` makes a new
+    object whenever one changes.
     """
-    return old.holds is new.holds and old.freezes is new.freezes and old.limits is new.limits
+    return (
+        old.holds is new.holds
+        and old.freezes is new.freezes
+        and old.limits is new.limits
+        and old.accepted is new.accepted
+    )
 
 
 def _standing(account: Account) -> tuple[Any, ...]:
@@ -344,7 +365,13 @@ def _standing(account: Account) -> tuple[Any, ...]:
         account.partial_amount_minor,
         account.reserve_minor,
         account.whole_freezes,
+        *_agreed(account),
     )
+
+
+def _agreed(account: Account) -> tuple[Any, ...]:
+    agreed = account.buffering
+    return (None,) * _AGREED if agreed is None else msgspec.structs.astuple(agreed)
 
 
 def _head_row(account: Account) -> tuple[Any, ...]:
@@ -376,6 +403,7 @@ def _head_row(account: Account) -> tuple[Any, ...]:
         account.opened_at,
         account.opened_by,
         account.opened_date,
+        *_agreed(account),
     )
 
 

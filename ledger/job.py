@@ -6,13 +6,17 @@ ever, after a restart and from any process.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import msgspec
 
 from ledger import events as ev
 from ledger import operation as op
 from ledger.account import Account
+from ledger.buffers import is_accepted
 from ledger.codec import Row
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, Rejection
 from ledger.original import Original
 
 Recordable = ev.OperationBooked | ev.OperationRejected | ev.CommandBooked | ev.CommandRejected
@@ -27,13 +31,19 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What one caller asks for: submissions that are answered together, of one book."""
+    """What one caller asks for: submissions that are answered together, of one book.
+
+    The engine's own: `sweep`, accounts whose holds may have expired; `apply`, accounts whose
+    buffers are applied (`due_only`: if they are due).
+    """
 
     book_id: str
     submissions: tuple[op.Submission, ...]
     atomic: bool = False
     dry_run: bool = False
     sweep: tuple[str, ...] = ()
+    apply: tuple[str, ...] = ()
+    due_only: bool = True
 
 
 class Loaded(msgspec.Struct):
@@ -58,6 +68,7 @@ class Outcome(msgspec.Struct, frozen=True):
 class Decided(msgspec.Struct):
     """Rows to append, heads to write, what each job's submissions came to.
 
+    `apply_at` is when the first of the buffers that it begins to fill is to be applied.
     `recorded` and `originals` are what the next batch must know before this one is visible.
     """
 
@@ -68,6 +79,7 @@ class Decided(msgspec.Struct):
     outcomes: list[list[Outcome | LedgerError]]
     recorded: dict[str, Recorded]
     originals: dict[str, Original]
+    apply_at: str | None = None
 
 
 class Missing(Exception):
@@ -87,6 +99,16 @@ def command_account(submission: op.Submission) -> str:
     return submission.account
 
 
+def first_not_booked(outcomes: Sequence[Outcome | LedgerError]) -> int | None:
+    """Return the index of the first error or rejection."""
+    for index, outcome in enumerate(outcomes):
+        if isinstance(outcome, LedgerError) or not isinstance(
+            outcome.record.event, ev.OperationBooked | ev.CommandBooked
+        ):
+            return index
+    return None
+
+
 def touched_account(account: Account) -> ev.TouchedAccount:
     """Return what an answer says of an account."""
     return ev.TouchedAccount(
@@ -103,6 +125,44 @@ def touched_account(account: Account) -> ev.TouchedAccount:
     )
 
 
+def status_of(event: Recordable) -> Literal["booked", "accepted", "rejected"]:
+    """Return what a record says: booked, rejected, or accepted when a leg of it was buffered."""
+    if isinstance(event, ev.OperationBooked):
+        return "accepted" if any(map(is_accepted, event.legs)) else "booked"
+    return "booked" if isinstance(event, ev.CommandBooked) else "rejected"
+
+
+def rejected(
+    submission: op.Submission, rejection: Rejection, *, date: str, booked_at: str
+) -> ev.OperationRejected | ev.CommandRejected:
+    """Return the record of a refusal."""
+    if isinstance(submission.body, op.Operation):
+        return ev.OperationRejected(
+            submission.book_id,
+            submission.operation_id,
+            submission.body.business_type,
+            date,
+            booked_at,
+            submission.principal,
+            submission.fingerprint,
+            rejection.reason,
+            rejection.leg_no,
+            rejection.account,
+            rejection.detail,
+        )
+    return ev.CommandRejected(
+        submission.book_id,
+        submission.operation_id,
+        command_account(submission),
+        date,
+        booked_at,
+        submission.principal,
+        submission.fingerprint,
+        rejection.reason,
+        rejection.detail,
+    )
+
+
 def answer_of(outcome: Outcome, first_id: int, *, dry_run: bool = False) -> op.Answer:
     """Build the caller's answer from the record; `first_id` is the batch's first position."""
     record = outcome.record
@@ -110,10 +170,9 @@ def answer_of(outcome: Outcome, first_id: int, *, dry_run: bool = False) -> op.A
     position = record.position
     if position is None and record.row is not None and not dry_run:
         position = first_id + record.row
-    booked = isinstance(event, ev.OperationBooked | ev.CommandBooked)
     common = op.Answer(
         operation_id=event.operation_id,
-        status="booked" if booked else "rejected",
+        status=status_of(event),
         replayed=outcome.replayed,
         position=position,
         business_date=event.business_date,

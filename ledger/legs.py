@@ -13,7 +13,17 @@ import msgspec
 
 from ledger import events as ev
 from ledger import operation as op
-from ledger.account import Account, LegContext, decide_leg, flow_of
+from ledger.account import Account, LegContext, decide_leg, flow_of, moved
+from ledger.buffers import (
+    BUFFER,
+    accepts,
+    after_ms,
+    buffer_number,
+    buffer_opened,
+    is_buffer,
+    refuse_full,
+    with_accepted,
+)
 from ledger.errors import Rejection, RejectionReason
 from ledger.evolve import evolve
 from ledger.money import AMOUNT_MAX
@@ -24,13 +34,17 @@ Lookup = Callable[[str], Account | None]
 
 
 class Legs(msgspec.Struct):
-    """The legs of one operation as decided: heads after, events, what the record says."""
+    """The legs of one operation as decided: heads after, events, what the record says.
+
+    `due_at`: when the first of the buffers that it begins to fill is to be applied.
+    """
 
     accounts: dict[str, Account]
     events: list[tuple[str, ev.AccountEvent]]
     booked: list[ev.BookedLeg]
     issues: list[ev.Issue]
     openers: dict[str, str]
+    due_at: str | None = None
 
 
 class SuspenseOf(msgspec.Struct, frozen=True):
@@ -61,11 +75,16 @@ def decide_legs(
                 hold = account.holds.get(leg.hold_id)
                 if hold is not None:
                     legs.openers[hold.operation_id] = leg.kind
-            decision = decide_leg(account, leg, leg_no, context)
+            if account.type == BUFFER and is_buffer(account):
+                decision = Rejection(RejectionReason.ENGINE_ACCOUNT, leg_no, leg.account)
+            elif account.buffering is not None and accepts(account, leg, requested, context):
+                account, decision = _accept(legs, account, leg, leg_no, context, lookup)
+            else:
+                decision = decide_leg(account, leg, leg_no, context)
         if isinstance(decision, Rejection):
             if not goes_to_suspense(account, leg, context):
                 return decision
-            suspended = _suspend(legs, leg, leg_no, context, decision, lookup, suspense)
+            suspended = suspend(legs, leg, leg_no, context, decision, lookup, suspense)
             if isinstance(suspended, Rejection):
                 return suspended
             account = suspended
@@ -98,6 +117,34 @@ def booked_leg(leg: op.Leg, leg_no: int, account: Account) -> ev.BookedLeg:
     )
 
 
+def _accept(
+    legs: Legs, account: Account, leg: op.Leg, leg_no: int, context: LegContext, lookup: Lookup
+) -> tuple[Account, ev.Moved | Rejection]:
+    """Decide a leg as its account could take it, then credit or debit its buffer account.
+
+    Return the account that the leg is booked on with the event, or the account that refuses.
+    """
+    number = buffer_number(account.number)
+    buffer = legs.accounts.get(number) or lookup(number)
+    accepted = None if buffer is None else buffer.accepted
+    decision = decide_leg(with_accepted(account, accepted), leg, leg_no, context)
+    if isinstance(decision, Rejection):
+        return account, decision
+    if buffer is not None and not is_buffer(buffer):  # opened by a caller, in the old days
+        return account, decide_leg(account, leg, leg_no, context)
+    full = refuse_full(account, buffer, leg, leg_no, context)
+    if full is not None:
+        return account, full
+    if buffer is None:
+        opening = buffer_opened(account, context, principal=ENGINE)
+        legs.events.append((number, opening))
+        buffer = evolve(None, opening)
+    if accepted is None and account.buffering is not None:
+        due = after_ms(context.booked_at, account.buffering.buffer_ms // 2)
+        legs.due_at = due if legs.due_at is None else min(due, legs.due_at)
+    return buffer, moved(buffer, leg, leg_no, context, account.number)
+
+
 def goes_to_suspense(account: Account | None, leg: op.Leg, context: LegContext) -> bool:
     """Tell whether the leg is an inflow that the outside world has already done."""
     if not context.business_type.must_book or leg.kind != "credit":
@@ -105,7 +152,7 @@ def goes_to_suspense(account: Account | None, leg: op.Leg, context: LegContext) 
     return account is None or flow_of(account, leg.kind) == "in"
 
 
-def _suspend(
+def suspend(
     legs: Legs,
     leg: op.Leg,
     leg_no: int,

@@ -13,6 +13,7 @@ import msgspec
 from psycopg import Cursor
 
 from ledger.account import Account
+from ledger.buffers import buffer_number
 from ledger.business_types import BusinessTypes
 from ledger.errors import UnknownName
 from ledger.heads import HeadCache, current_accounts_in_tx
@@ -44,6 +45,7 @@ class Wanted(msgspec.Struct):
         wanted = cls(set(), set(), [], set(), [])
         for job in jobs:
             wanted.accounts.update(job.sweep)
+            wanted.accounts.update(job.apply)
             for submission in job.submissions:
                 wanted.operation_ids.append(submission.operation_id)
                 body = submission.body
@@ -87,6 +89,8 @@ def load_in_tx(
     """
     open_date, closed_through = _days_in_tx(cursor, book_id, cache)
     accounts = current_accounts_in_tx(cursor, book_id, wanted.accounts, cache)
+    if buffers := _buffers(accounts):
+        accounts.update(current_accounts_in_tx(cursor, book_id, buffers, cache))
     originals = wanted.originals | _openers(accounts, wanted.hold_legs)
     return Loaded(
         book_id,
@@ -98,7 +102,11 @@ def load_in_tx(
         frozenset(
             number
             for number in wanted.closing
-            if accounts[number] is not None and has_unvouchered_in_tx(cursor, book_id, number)
+            if accounts[number] is not None
+            and (
+                has_unvouchered_in_tx(cursor, book_id, number)
+                or has_unvouchered_in_tx(cursor, book_id, buffer_number(number))
+            )
         ),
     )
 
@@ -112,6 +120,15 @@ def _days_in_tx(cursor: Cursor[Any], book_id: str, cache: HeadCache) -> tuple[st
             raise UnknownName(f"no book {book_id!r}", code="unknown_book")
         cache.put_day(book_id, day)
     return day
+
+
+def _buffers(accounts: dict[str, Account | None]) -> list[str]:
+    """Return the numbers of the buffer accounts that the accounts have by agreement."""
+    return [
+        buffer_number(account.number)
+        for account in accounts.values()
+        if account is not None and account.buffering is not None
+    ]
 
 
 def _openers(accounts: dict[str, Account | None], hold_legs: Iterable[tuple[str, str]]) -> set[str]:

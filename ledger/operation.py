@@ -27,6 +27,7 @@ from ledger.money import AMOUNT_MAX, is_currency
 REQUEST_SCHEMA = 1
 OPERATION_BYTES_MAX = 256 * 1024  # Rule (relay): an encoded operation, refused before decide
 LEGS_MAX = 500
+BUFFER_MS_MIN, BUFFER_MS_MAX = 100, 60_000
 INTERNAL_PREFIXES = ("expire:", "daybook:")
 
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -149,9 +150,25 @@ class SetReserve(_Change, frozen=True, gc=False, kw_only=True, tag="reserve"):
 
 
 class SetCreditLimit(_Change, frozen=True, gc=False, kw_only=True, tag="credit_limit"):
-    """How far below zero the balance may go; null = no bound."""
+    """How far below zero the balance may go; null = no bound. `agreement` is the signed one."""
 
     credit_limit_minor: AmountOrZero | None = field(name="credit_limit")
+    agreement: Annotated[str, Meta(max_length=64)] = ""
+
+
+class SetBuffering(_Change, frozen=True, gc=False, kw_only=True, tag="buffer"):
+    """Accept inflows at once and apply them within `buffer_ms` (100 to 60,000); 0 ends it.
+
+    `both` directions for accounts without a floor only. `entries_max` may wait before the
+    API pushes back.
+    """
+
+    buffer_ms: Annotated[int, Meta(ge=0, le=BUFFER_MS_MAX)]
+    directions: Literal["in", "both"] = "in"
+    agreement: Annotated[str, Meta(max_length=64)] = ""
+    valid_from: dt.date | None = None
+    valid_to: dt.date | None = None
+    entries_max: Annotated[int, Meta(ge=1, le=AMOUNT_MAX)] = 1_000_000
 
 
 class SetLimit(_Change, frozen=True, gc=False, kw_only=True, tag="limit"):
@@ -177,6 +194,7 @@ Change = (
     | SetReserve
     | SetCreditLimit
     | SetLimit
+    | SetBuffering
     | RegisterInquiry
 )
 CHANGES: tuple[type[Change], ...] = get_args(Change)
@@ -228,7 +246,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=
     """
 
     operation_id: str
-    status: Literal["booked", "rejected"]
+    status: Literal["booked", "accepted", "rejected"]
     replayed: bool = False
     position: int | None
     business_date: str

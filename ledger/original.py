@@ -21,6 +21,7 @@ from ledger.events import (
     OperationFollowed,
     OperationRejected,
 )
+from ledger.operation import Operation
 
 R = RejectionReason
 
@@ -122,6 +123,23 @@ def refund_of(
     if not found:
         return Rejection(R.REFUND_PART_UNKNOWN, 0, None, "no leg gives a part back")
     return refunded
+
+
+def refunded_after(
+    original: Original | None, kind: BusinessType, operation: Operation
+) -> dict[str, int] | Rejection:
+    """Return the refunded sums per part after an operation, or the first reason against it."""
+    if original is None:
+        return {}
+    if not kind.refund:
+        return dict(original.refunded)
+    return refund_of(
+        original,
+        [
+            (no, leg.kind, part_name(leg.part, leg.account), leg.currency, leg.amount_minor)
+            for no, leg in enumerate(operation.legs, start=1)
+        ],
+    )
 
 
 def stage_refusal(original: Original, stage: Stage) -> Rejection | None:

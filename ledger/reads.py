@@ -12,10 +12,12 @@ import msgspec
 from msgspec import field
 from psycopg import Connection, Cursor
 
-from ledger.account import Account
+from ledger.accepted import select_accepted_in_tx
+from ledger.account import Accepted, Account
+from ledger.buffers import buffer_number
 from ledger.cursors import cursor_of
 from ledger.errors import NotFound
-from ledger.heads import HEAD_COLUMNS, account_from_row, select_accounts_in_tx
+from ledger.heads import HEAD_COLUMNS, account_from_row, account_uuid, select_accounts_in_tx
 
 FILTERS = ("owner", "type", "subject", "currency", "parent", "status", "payment_status")
 
@@ -28,18 +30,20 @@ SELECT_PAGE = f"""
 SELECT_TREE = """
     WITH RECURSIVE tree AS (
         SELECT book_id, number, normal_side AS side, 1::numeric AS sign,
-               balance, held, frozen, reserve, credit_limit
+               balance, held, frozen, reserve, credit_limit, false AS waits
         FROM ledger.accounts WHERE book_id = %s AND number = %s
         UNION ALL
         SELECT a.book_id, a.number, tree.side,
                CASE WHEN a.normal_side = tree.side THEN 1::numeric ELSE -1::numeric END,
-               a.balance, a.held, a.frozen, a.reserve, a.credit_limit
+               a.balance, a.held, a.frozen, a.reserve, a.credit_limit,
+               a.type = 'buffer' AND a.number = 'BUFFER-' || tree.number
         FROM ledger.accounts AS a
         JOIN tree ON a.book_id = tree.book_id AND a.parent = tree.number
     )
     SELECT count(*), sum(sign * balance), sum(held), sum(frozen),
-           CASE WHEN bool_and(credit_limit IS NOT NULL)
-                THEN sum(sign * balance - held - frozen - reserve + credit_limit) END
+           CASE WHEN bool_and(credit_limit IS NOT NULL) FILTER (WHERE NOT waits)
+                THEN sum(sign * balance - held - frozen - reserve + credit_limit)
+                     FILTER (WHERE NOT waits) END
     FROM tree
 """
 
@@ -64,6 +68,26 @@ class AccountLimit(msgspec.Struct, frozen=True):
     used_date: str | None
     used_amount_minor: int = field(name="used_amount")
     used_count: int
+
+
+class BufferState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A buffering agreement, and what is accepted but not booked on the account yet.
+
+    `accepted` is what the balance will rise by (on the account's normal side).
+    """
+
+    buffer_ms: int
+    directions: str
+    agreement: str
+    valid_from: str | None
+    valid_to: str | None
+    entries_max: int
+    account: str
+    accepted_minor: int = field(name="accepted")
+    accepted_debits_minor: int = field(name="accepted_debits")
+    accepted_credits_minor: int = field(name="accepted_credits")
+    entries: int
+    accepted_since: str | None
 
 
 class AccountState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -98,6 +122,7 @@ class AccountState(msgspec.Struct, frozen=True, omit_defaults=True):
     opened_by: str
     opened_date: str
     limits: tuple[AccountLimit, ...] = ()
+    buffer: BufferState | None = None
     rolled_up: RolledUp | None = None
 
 
@@ -146,14 +171,16 @@ def select_account(conn: Connection[Any], book_id: str, number: str) -> AccountS
     with conn.transaction(), conn.cursor() as cursor:
         cursor.execute(SNAPSHOT)
         account = select_account_in_tx(cursor, book_id, number)
+        state = _with_buffers_in_tx(cursor, [account])[0]
         cursor.execute(SELECT_TREE, (book_id, number))
         row = cursor.fetchone()
     assert row is not None
     count, balance, held, frozen, available = row
     if count == 1:
-        return _state(account, None)
+        return state
     whole = None if available is None else int(available)  # sums may pass 64 bits
-    return _state(account, RolledUp(count, int(balance), int(held), int(frozen), whole))
+    rolled_up = RolledUp(count, int(balance), int(held), int(frozen), whole)
+    return msgspec.structs.replace(state, rolled_up=rolled_up)
 
 
 def select_account_in_tx(cursor: Cursor[Any], book_id: str, number: str) -> Account:
@@ -174,16 +201,43 @@ def select_account_page(
 ) -> AccountPage:
     """Return accounts by number after `after` that match every filter."""
     conditions = "".join(f" AND {name} = %s" for name in filters)
-    rows = conn.execute(
-        SELECT_PAGE.format(conditions=conditions).encode(),
-        (book_id, after, *filters.values(), limit + 1),
-    ).fetchall()
-    accounts = [account_from_row(row) for row in rows[:limit]]
-    following = cursor_of(accounts[-1].number) if len(rows) > limit else None
-    return AccountPage([_state(account, None) for account in accounts], following)
+    query = SELECT_PAGE.format(conditions=conditions).encode()
+    with conn.transaction(), conn.cursor() as cursor:
+        cursor.execute(SNAPSHOT)
+        cursor.execute(query, (book_id, after, *filters.values(), limit + 1))
+        rows = cursor.fetchall()
+        accounts = [account_from_row(row) for row in rows[:limit]]
+        states = _with_buffers_in_tx(cursor, accounts)
+    return AccountPage(states, cursor_of(states[-1].account) if len(rows) > limit else None)
 
 
-def _state(account: Account, rolled_up: RolledUp | None) -> AccountState:
+def _with_buffers_in_tx(cursor: Cursor[Any], accounts: list[Account]) -> list[AccountState]:
+    """Return accounts as they are read, each with what waits for it."""
+    agreed = [account for account in accounts if account.buffering is not None]
+    ids = {a.number: account_uuid(a.book_id, buffer_number(a.number)) for a in agreed}
+    waiting = dict(select_accepted_in_tx(cursor, list(ids.values()))) if agreed else {}
+    waits = {number: waiting.get(account_id) for number, account_id in ids.items()}
+    return [_state(account, _buffer(account, waits.get(account.number))) for account in accounts]
+
+
+def _buffer(account: Account, accepted: Accepted | None) -> BufferState | None:
+    agreed = account.buffering
+    if agreed is None:
+        return None
+    waits = accepted or Accepted("", 0, 0, 0)
+    net_minor = waits.credits_minor - waits.debits_minor
+    return BufferState(
+        **msgspec.structs.asdict(agreed),
+        account=buffer_number(account.number),
+        accepted_minor=net_minor if account.normal_side == "credit" else -net_minor,
+        accepted_debits_minor=waits.debits_minor,
+        accepted_credits_minor=waits.credits_minor,
+        entries=waits.entries,
+        accepted_since=waits.since or None,
+    )
+
+
+def _state(account: Account, buffer: BufferState | None) -> AccountState:
     return AccountState(
         book_id=account.book_id,
         account=account.number,
@@ -214,7 +268,7 @@ def _state(account: Account, rolled_up: RolledUp | None) -> AccountState:
         opened_by=account.opened_by,
         opened_date=account.opened_date,
         limits=_limits(account),
-        rolled_up=rolled_up,
+        buffer=buffer,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from ledger import operation as op
 from ledger.account import LegContext
+from ledger.buffers import is_buffer
 from ledger.business_types import BusinessType
 from ledger.errors import Rejection, RejectionReason
 from ledger.legs import Lookup, goes_to_suspense
@@ -63,6 +64,8 @@ def _reasons_of_legs(
             continue
         if account is None:
             yield Rejection(R.UNKNOWN_ACCOUNT, leg_no, leg.account)
+        elif is_buffer(account):
+            yield Rejection(R.ENGINE_ACCOUNT, leg_no, leg.account)
         elif account.currency != leg.currency:
             yield Rejection(R.CURRENCY_MISMATCH, leg_no, leg.account)
         elif account.business_date is not None and context.business_date < account.business_date:

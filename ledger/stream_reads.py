@@ -16,6 +16,7 @@ from ledger.codec import account_stream, decode_event, operation_stream
 from ledger.cursors import cursor_of
 from ledger.errors import LogCorrupt, NotFound
 from ledger.events import CommandBooked, CommandRejected, OperationBooked, OperationRejected
+from ledger.job import status_of
 from ledger.reads import SNAPSHOT, select_account_in_tx
 
 SELECT_STREAM = """
@@ -59,6 +60,7 @@ REGISTER_TOPICS = [
         "AccountFound",
         "PaymentStatusSet",
         "ReserveSet",
+        "BufferingSet",
         "CreditLimitSet",
         "LimitSet",
         "CourtInquiryRegistered",
@@ -192,7 +194,7 @@ def select_operation(conn: Connection[Any], book_id: str, operation_id: str) -> 
     pending = "pending" if isinstance(record, OperationBooked) else None
     return OperationState(
         operation_id,
-        "booked" if isinstance(record, OperationBooked | CommandBooked) else "rejected",
+        status_of(record),
         position,
         accounting[0] if accounting is not None else pending,
         accounting[1] if accounting is not None else None,

@@ -3,7 +3,8 @@
 Operations are vouchered at once, parked and repaired, overridden, still parked, waiting,
 woken and declared non-posting; the first day was cut, and one repaired after it; a period
 was closed and reopened; accounts carry holds, freezes and limits; a day was opened;
-an inflow went to suspense; a message was set aside.
+an inflow went to suspense; a message was set aside; payments wait on the buffers of hot
+accounts, others were applied, one of them to suspense.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def open_accounts(ledger: Ledger) -> None:
     ledger.open("CHILD", parent="C-1")
     ledger.open("CREDIT", credit_limit_minor=50_000)
     ledger.open("M-1", type="merchant", subject="2002.01")
+    ledger.open("HOT", "HOTTER", type="merchant", subject="2002.01")
+    ledger.open("CHANNEL", type="channel", subject="2002.01", credit_limit_minor=None)
     ledger.open("BANK", type="bank", subject="1002.01.02", normal_side="debit")
     why = {"reason": "case 7", "authority": "court", "order_number": "2026-7"}
     ledger.post(
@@ -98,6 +101,17 @@ def open_accounts(ledger: Ledger) -> None:
             ),
         ),
         b.command("GONE", op.CloseAccount(reason="moved away")),
+        b.command(
+            "HOT",
+            op.SetBuffering(
+                buffer_ms=60_000,
+                agreement="A-1",
+                valid_from=dt.date(2026, 1, 1),
+                valid_to=dt.date(2026, 12, 31),
+            ),
+        ),
+        b.command("HOTTER", op.SetBuffering(buffer_ms=60_000, agreement="A-2")),
+        b.command("CHANNEL", op.SetBuffering(buffer_ms=60_000, directions="both")),
         b.command("NOBODY", op.ReportLoss()),
     )
 
@@ -142,6 +156,21 @@ def first_day(ledger: Ledger) -> None:
         b.post("payment", b.debit("C-1", 33), b.credit("M-1", 33), operation_id="late"),
         b.post("payment_capture", b.capture("C-1", 1_000, "h1"), b.credit("M-1", 1_000)),
     )
+    accept(ledger)
+    ledger.post(b.command("HOTTER", op.FreezeAccount(freeze_id="f9", **FROM_COURT)))
+
+
+FROM_COURT = {"reason": "case 9", "authority": "court", "order_number": "2026-9"}
+
+
+def accept(ledger: Ledger) -> None:
+    """Payments that wait on buffer accounts: the opening of the next day applies them."""
+    ledger.post(
+        b.post("payment", b.debit("C-1", 41), b.credit("HOT", 41)),
+        b.post("payment", b.debit("C-1", 42), b.credit("HOTTER", 42)),
+        b.post("payment", b.debit("C-2", 43), b.credit("CHANNEL", 43)),
+        b.post("payment", b.debit("CHANNEL", 43), b.credit("HOT", 43)),
+    )
 
 
 def repair(database_url: str) -> None:
@@ -180,7 +209,9 @@ def second_day(ledger: Ledger) -> None:
         b.post("transfer", b.debit("C-2", 300), b.credit("C-3", 300), value_date="2026-01-30"),
         b.post("release", b.release("C-1", 500, "h1"), operation_id="h1-release"),
         b.post("recharge", b.credit("C-1", 1, currency="CNY"), b.debit("BANK", 1)),
+        b.command("HOTTER", op.UnfreezeAccount(freeze_id="f9", **FROM_COURT)),
     )
+    accept(ledger)
 
 
 def cut(database_url: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from ledger import operation as op
-from ledger.account import Freeze, Hold, Limit
+from ledger.account import Accepted, Buffering, Freeze, Hold, Limit
 from ledger.errors import RejectionReason
 from ledger.job import Loaded
 from ledger.money import AMOUNT_MAX
@@ -144,6 +144,17 @@ CASES: dict[RejectionReason, Callable[[], Case]] = {
     R.AMOUNT_OVERFLOW: lambda: (
         standing(credit_total_minor=AMOUNT_MAX),
         b.post("transfer", b.credit("C-1", 1)),
+    ),
+    R.ACCOUNT_BUSY: lambda: (
+        b.loaded(
+            b.account("C-1", buffering=Buffering(1_000, "in", "", None, None, 1)),
+            b.account("BUFFER-C-1", type="buffer", accepted=Accepted(b.AT, 1, 0, 5)),
+        ),
+        b.post("transfer", b.credit("C-1", 1)),
+    ),
+    R.BUFFER_BOTH_NEEDS_NO_FLOOR: lambda: (
+        b.loaded(OPENED),
+        b.command("C-1", op.SetBuffering(buffer_ms=500, directions="both")),
     ),
     R.BALANCE_REMAINS: lambda: (b.loaded(OPENED), b.command("C-1", op.CloseAccount())),
     R.HOLD_REMAINS: lambda: (
