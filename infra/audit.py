@@ -35,6 +35,12 @@ __all__ = [
 ]
 
 PARALLEL_FROM_EVENTS = 100_000
+SELECT_RESTORED = """
+    SELECT l.incarnation FROM ledger.log l
+    WHERE l.incarnation > %s AND EXISTS (SELECT 1 FROM projections.positions)
+      AND NOT EXISTS (SELECT 1 FROM projections.positions p
+                      WHERE p.log_incarnation <> l.incarnation)
+"""
 SELECT_LAST_ID = "SELECT coalesce(max(last_id), 0) FROM ledger.seals"
 
 
@@ -73,8 +79,26 @@ def verify_in_tx(
 ) -> Verdict:
     """Audit in the open transaction, whose snapshot must not move (REPEATABLE READ)."""
     return ledger_audit.verify_in_tx(
-        conn, digest=digest, types=types, readers=(Books(),), on_progress=on_progress
+        conn,
+        digest=_as_restored_in_tx(conn, digest),
+        types=types,
+        readers=(Books(),),
+        on_progress=on_progress,
     )
+
+
+def _as_restored_in_tx(conn: Connection[Any], digest: Digest | None) -> Digest | None:
+    """Read a digest from before a restore as one of the log's present incarnation.
+
+    A restore raises it in the log's row and in every lane at once; what was sealed before stays
+    sealed. A row that was raised alone is none, and the audit names it.
+    """
+    row = (
+        None if digest is None else conn.execute(SELECT_RESTORED, (digest.incarnation,)).fetchone()
+    )
+    if digest is None or row is None:
+        return digest
+    return msgspec.structs.replace(digest, incarnation=row[0])
 
 
 def _verify_beside(
@@ -99,7 +123,10 @@ def _verify_beside(
         process.stdin.close()
         try:
             verdict = ledger_audit.verify_in_tx(
-                conn, digest=digest, types=types, on_progress=on_progress
+                conn,
+                digest=_as_restored_in_tx(conn, digest),
+                types=types,
+                on_progress=on_progress,
             )
             if not verdict.passed:
                 return verdict
