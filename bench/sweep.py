@@ -26,8 +26,9 @@ COMPARED = "sweep: log, outcomes, vouchers, results"
 READ = "the log's operations read by the database alone"
 OPERATION = "topic = 'ledger.recorded:OperationBooked'"
 ID_AT = len('{"book_id":"main","operation_id":"') + 33  # the last four of 36
-STATE = f"overlay(state placing convert_to(to_hex(%(copy)s + 4096), 'UTF8') from {ID_AT})"
-NAME = "overlay({} placing to_hex(%(copy)s + 4096) from 33)"
+MARK = "'x' || lpad(%(copy)s::text, 3, '0')"
+STATE = f"overlay(state placing convert_to({MARK}, 'UTF8') from {ID_AT})"
+NAME = f"overlay({{}} placing {MARK} from 33)"
 STREAM = "md5({}::text || %(copy)s)::uuid"
 COPIES = (
     f"""INSERT INTO ledger.stored_events
