@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from infra import draining
-from infra.cli import main, serving
+from infra.cli import main, serving, sweeping
 
 ARMED = "DAYBOOK_FAULTS_ARMED"
 SAID = "DAYBOOK_FAULTS_SAID"
@@ -52,6 +52,7 @@ def arm_commands(reach: Failpoints) -> None:
     serving.run_consumer = partial(serving.run_consumer, failpoint=reach.reach)
     serving.run_relay = partial(serving.run_relay, failpoint=reach.reach)
     serving.run_results = partial(serving.run_results, failpoint=reach.reach)
+    sweeping.run_sweeper = partial(sweeping.run_sweeper, failpoint=reach.reach)
 
 
 def _speak_into(path: str) -> None:
