@@ -12,6 +12,7 @@ import datetime as dt
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -28,6 +29,7 @@ from consumers.api import Caller, refuse_decision, repair_router
 from consumers.api_documents import add_repair_documents
 from consumers.api_periods import periods_router
 from infra.backlog_watch import BacklogWatch
+from infra.connection_bounds import FILES_OWN, bounded_connections
 from infra.connections import connect, connection_pool
 from infra.decision_log import decision_log
 from infra.first_start import open_book_with_rules
@@ -52,7 +54,7 @@ from ledger.api_parse import Parser
 from ledger.api_routes import HOT, add_ledger_routes
 from ledger.backlog import Backlog, BacklogGate, held_back_types
 from ledger.books import select_book
-from ledger.business_types import load_business_types
+from ledger.business_types import BusinessTypes, load_business_types
 from ledger.engine import Engine, EngineSettings
 from ledger.errors import LedgerError, StoreUnavailable
 from ledger.principals import Keyring, select_principal
@@ -70,20 +72,24 @@ def build_app(
     database_url: str | None = None,
     *,
     reach: Callable[[str], None] | None = None,
+    clock: Callable[[], dt.datetime] | None = None,
 ) -> DaybookApp:
     """Build the application; it opens nothing before its lifespan starts.
 
-    `reach` is told each step of the engine (tests of faults stop the process there).
+    `reach` is told each step of the engine and `clock` says the UTC time to it: tests of faults
+    stop the process there, or set its clock.
     Raises ValueError without a database's address: `daybook serve` knows the embedded one's.
     """
     address = database_url or settings.database_url
     if address is None:
         raise ValueError("name the database: DAYBOOK_DATABASE_URL")
 
+    start_engine = partial(_started_engine, settings, address, reach=reach, clock=clock)
+
     @asynccontextmanager
     async def lifespan(app: DaybookApp) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.api = await _open_api(settings, address, stack, reach)
+            app.api = await _open_api(settings, address, stack, start_engine)
             app.state.books = await _open_books_pool(settings, address, stack)
             app.state.known_books = set()
             yield
@@ -161,18 +167,15 @@ def _prove_book(request: Request, book_id: str) -> None:
     known.add(book_id)
 
 
-async def _open_api(
-    settings: Settings, url: str, stack: AsyncExitStack, reach: Callable[[str], None] | None
-) -> Api:
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    stack.enter_context(tracing(settings, "api"))
-    pool = connection_pool(url, settings, "daybook-api")
-    pool.open()
-    stack.push_async_callback(asyncio.to_thread, pool.close)
-    store = StoreBridge(pool, settings.pool_size_max)
-    stack.callback(store.close)
-    types = load_business_types()
-    engine = Engine(
+def _started_engine(
+    settings: Settings,
+    url: str,
+    types: BusinessTypes,
+    *,
+    reach: Callable[[str], None] | None,
+    clock: Callable[[], dt.datetime] | None,
+) -> Engine:
+    return Engine(
         lambda: connect(url, settings, "daybook-engine"),
         types,
         EngineSettings(
@@ -182,7 +185,25 @@ async def _open_api(
             sweep_interval_s=settings.hold_sweep_s,
         ),
         reach=reach,
+        clock=clock,
     ).start()
+
+
+async def _open_api(
+    settings: Settings,
+    url: str,
+    stack: AsyncExitStack,
+    start_engine: Callable[[BusinessTypes], Engine],
+) -> Api:
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    stack.enter_context(tracing(settings, "api"))
+    pool = connection_pool(url, settings, "daybook-api")
+    pool.open()
+    stack.push_async_callback(asyncio.to_thread, pool.close)
+    store = StoreBridge(pool, settings.pool_size_max)
+    stack.callback(store.close)
+    types = load_business_types()
+    engine = start_engine(types)
     stack.push_async_callback(asyncio.to_thread, engine.stop, settings.drain_timeout_s)
     bridge = EngineBridge(engine, patience_s=settings.request_timeout_s)
     bridge.start()
@@ -207,7 +228,11 @@ async def _open_api(
         store=store,
         parser=Parser(types, settings.operation_bytes_max),
         keys=Keyring(lambda hashed: store.call(select_principal, hashed)),
-        limits=Limits(settings.body_bytes_max, settings.operations_per_request_max),
+        limits=Limits(
+            settings.body_bytes_max,
+            settings.operations_per_request_max,
+            settings.reading_timeout_s,
+        ),
         metrics=Metrics(
             lambda: engine.queued,
             lambda: engine.stopped_by is None,
@@ -246,7 +271,9 @@ def uvicorn_config(settings: Settings, app: DaybookApp) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=bounded_connections(
+            settings.reading_timeout_s, FILES_OWN + 2 * settings.pool_size_max
+        ),
         ws="none",
         lifespan="on",
         access_log=False,

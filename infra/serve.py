@@ -70,7 +70,7 @@ def serve(
             environment=environment_of(settings, database_url),
             say=say,
             drain_timeout_s=settings.drain_notice_s + settings.drain_timeout_s,
-            look=_postgres_look(postgres, say),
+            look=postgres_look(postgres, say),
         )
         _stop_on_signals(supervisor.stop, say)
         url = f"http://{_reachable(settings.host)}:{listener.getsockname()[1]}"
@@ -184,7 +184,7 @@ def _embedded(settings: Settings) -> EmbeddedPostgres | None:
     return None if settings.database_url else embedded_postgres(settings.postgres_dir)
 
 
-def _postgres_look(postgres: EmbeddedPostgres | None, say: Say) -> Callable[[], None]:
+def postgres_look(postgres: EmbeddedPostgres | None, say: Say) -> Callable[[], None]:
     """Return a look that starts the embedded PostgreSQL again when it has gone."""
     looked_at = 0.0
 

@@ -80,6 +80,11 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         30, gt=0, description="How long a caller waits for its batch before a 503 (unknown result)."
     )
+    reading_timeout_s: float = Field(
+        15,
+        gt=0,
+        description="How long the head, and then the body, of a request may take to arrive.",
+    )
     drain_timeout_s: float = Field(
         20, gt=0, description="How long a stopping process finishes what it has accepted."
     )

@@ -13,6 +13,7 @@ batch is booked from the start.
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from ledger.operation import Result
 from ledger.original import Original, known_original
 from ledger.recall import has_records_in_tx
 
+_log = logging.getLogger(__name__)
 Results = list[Result]
 Connect = Callable[[], Connection[Any]]
 RETRIES_OF_CONFLICT = 3
@@ -126,7 +128,7 @@ class Booker:
                 if sum(len(job.submissions) for job in jobs) > 1:
                     return self._book_apart(jobs)
                 return [InvalidRequest(str(error).strip(), code="refused_by_store")]
-            except psycopg.Error as error:
+            except (psycopg.Error, OSError) as error:  # no server, or no file left to wait with
                 self.drop_connection()
                 if self._clocks.steady() >= deadline:
                     raise StoreUnavailable(str(error).strip()) from error
@@ -324,7 +326,11 @@ class Booker:
             before, steady_before = self._clock_read
             jump_s = (now - before).total_seconds() - (steady - steady_before)
             if jump_s > self._clocks.jump_s_max:
-                self.stopped_by = EngineStopped(f"the clock jumped forward by {jump_s:.0f} s")
+                self.stopped_by = EngineStopped(
+                    f"the clock jumped forward by {jump_s:.0f} s: nothing is booked; set it right "
+                    "and restart this process"
+                )
+                _log.critical("engine stopped: %s", self.stopped_by.detail)
                 raise self.stopped_by
         self._clock_read = (now, steady)
         return max(instant_text(now), end.booked_at)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gc
+import logging
 import sys
 import threading
 from collections import deque
@@ -29,6 +30,7 @@ from ledger.ticket import Ticket
 
 __all__ = ["Engine", "EngineSettings", "Results", "Ticket"]
 
+_log = logging.getLogger(__name__)
 SWEEP_INTERVAL_S = 1.0
 SWEEP_ACCOUNTS_MAX = 500
 SWITCH_INTERVAL_S = 0.0005
@@ -128,6 +130,26 @@ class Engine:
     # --- the thread -----------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._book_until_stopped()
+        except BaseException:
+            _log.critical("engine stopped: by a defect; restart this process", exc_info=True)
+            raise
+        finally:
+            self._refuse_all()
+
+    def _refuse_all(self) -> None:
+        """Leave nobody waiting, and say so, when the thread ends with jobs still queued."""
+        with self._wake:
+            if self._stopping is None:
+                self._stopping = EngineStopped("a defect ended the engine; restart this process")
+            left = list(self._queue)
+            self._queue.clear()
+            self._queued = 0
+        for ticket in left:
+            ticket.settle(self._stopping)
+
+    def _book_until_stopped(self) -> None:
         self._sweep()
         while True:
             tickets = self._next_batch()
@@ -190,6 +212,6 @@ class Engine:
                 booker.book([Job(book_id=book_id, submissions=(), sweep=numbers)])
             for book_id, numbers in due.items():
                 booker.book([Job(book_id=book_id, submissions=(), apply=numbers)])
-        except (LedgerError, psycopg.Error):
+        except (LedgerError, psycopg.Error, OSError):
             booker.apply_at = None
             booker.drop_connection()  # the next round sweeps again

@@ -22,6 +22,7 @@ from consumers.results import ResultsCounts, run_results
 from infra.cli.console import say
 from infra.cli.context import settings_in_use
 from infra.cli.exit_codes import ExitCode
+from infra.connection_bounds import allow_connections
 from infra.draining import DrainingServer
 from infra.first_start import Started
 from infra.logs import set_up_logs
@@ -104,6 +105,7 @@ def api_command(
     """
     settings = begin(ctx, parent_pid, metrics_port=metrics_port)
     refuse_schema(_database_url(settings))
+    allow_connections()
     server = DrainingServer(settings)
     if fd is None:
         server.run()

@@ -7,6 +7,7 @@ successor finds no file, and lives.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import threading
@@ -17,6 +18,7 @@ from infra import draining
 from infra.cli import main, serving, sweeping
 
 ARMED = "DAYBOOK_FAULTS_ARMED"
+CLOCKS = "DAYBOOK_FAULTS_CLOCKS"
 SAID = "DAYBOOK_FAULTS_SAID"
 
 
@@ -46,9 +48,27 @@ class Failpoints:
         os.kill(os.getpid(), given["signal"])
 
 
-def arm_commands(reach: Failpoints) -> None:
-    """Give the failpoints to what the commands run."""
-    draining.build_app = partial(draining.build_app, reach=reach.reach)
+class SetClock:
+    """The system's clock, as far off as the file says for this process id, or for all (`*`)."""
+
+    def __init__(self, clocks: Path) -> None:
+        self._clocks = clocks
+
+    def __call__(self) -> dt.datetime:
+        """Return the UTC time as this process believes it."""
+        return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self._ahead_s())
+
+    def _ahead_s(self) -> float:
+        try:
+            given = json.loads(self._clocks.read_text())
+        except FileNotFoundError:
+            return 0
+        return float(given.get(str(os.getpid()), given.get("*", 0)))
+
+
+def arm_commands(reach: Failpoints, clock: SetClock) -> None:
+    """Give the failpoints and the clock to what the commands run."""
+    draining.build_app = partial(draining.build_app, reach=reach.reach, clock=clock)
     serving.run_consumer = partial(serving.run_consumer, failpoint=reach.reach)
     serving.run_relay = partial(serving.run_relay, failpoint=reach.reach)
     serving.run_results = partial(serving.run_results, failpoint=reach.reach)
@@ -63,5 +83,5 @@ def _speak_into(path: str) -> None:
 
 if __name__ == "__main__":
     _speak_into(os.environ[SAID])
-    arm_commands(Failpoints(Path(os.environ[ARMED])))
+    arm_commands(Failpoints(Path(os.environ[ARMED])), SetClock(Path(os.environ[CLOCKS])))
     main()

@@ -20,10 +20,17 @@ from signal import SIGKILL
 from infra.demo.payment_day import BUSINESS_DATE
 from infra.demo.system import free_port
 from infra.first_start import first_start
-from infra.serve import children_of, environment_of, listening_socket, wait_until_ready
+from infra.postgres import EmbeddedPostgres
+from infra.serve import (
+    children_of,
+    environment_of,
+    listening_socket,
+    postgres_look,
+    wait_until_ready,
+)
 from infra.settings import Settings, load_settings, with_overrides
 from infra.supervisor import PAUSE_FIRST_S, Supervisor
-from tests.faults.part import ARMED, SAID
+from tests.faults.part import ARMED, CLOCKS, SAID
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +75,15 @@ class Scene:
         fresh.write_text(json.dumps({**order, "no": next(_numbers)}))
         fresh.rename(armed)
 
+    def set_clock(self, ahead_s: float, part: str | None = None) -> None:
+        """Set the clock of a part, or of all, so many seconds ahead of the machine's."""
+        clocks = clocks_path(self.settings.home)
+        given = json.loads(clocks.read_text()) if clocks.exists() else {}
+        given["*" if part is None else str(self.children[part])] = ahead_s
+        fresh = clocks.with_suffix(".new")
+        fresh.write_text(json.dumps(given))
+        fresh.rename(clocks)
+
     def was_taken(self) -> bool:
         """Tell whether the armed step was reached."""
         return not armed_path(self.settings.home).exists()
@@ -92,9 +108,17 @@ class Scene:
 
 @contextlib.contextmanager
 def running_scene(
-    home: Path, database_url: str, *, through: str | None = None, **overrides: object
+    home: Path,
+    database_url: str,
+    *,
+    through: str | None = None,
+    embedded: EmbeddedPostgres | None = None,
+    **overrides: object,
 ) -> Iterator[Scene]:
-    """Start a system on a database; its parts reach it by the address `through`, if given."""
+    """Start a system on a database; its parts reach it by the address `through`, if given.
+
+    `embedded` is a server that the supervisor starts again when it is gone.
+    """
     settings = with_overrides(
         load_settings(),
         home=home,
@@ -118,10 +142,11 @@ def running_scene(
             environment=environment_of_parts(settings, settings.home),
             say=words.append,
             command=(sys.executable, "-m", "tests.faults.part"),
+            look=postgres_look(embedded, words.append),
         )
         scene = Scene(settings, database_url, settings.api_url, supervisor, words)
         with _supervised(supervisor):
-            assert wait_until_ready(scene.url), scene.log
+            assert wait_until_ready(scene.url, timeout_s=60), scene.log
             yield scene
 
 
@@ -140,6 +165,11 @@ def armed_path(home: Path) -> Path:
     return home / "armed.json"
 
 
+def clocks_path(home: Path) -> Path:
+    """The file that says how far off each process's clock is."""
+    return home / "clocks.json"
+
+
 def said_path(home: Path) -> Path:
     """The file that this scene's parts write their log lines to."""
     return home / "said.log"
@@ -151,6 +181,7 @@ def environment_of_parts(settings: Settings, home: Path) -> dict[str, str]:
     return {
         **environment_of(settings, settings.database_url),
         "PYTHONPATH": str(ROOT),
+        CLOCKS: str(clocks_path(settings.home)),
         ARMED: str(armed_path(home)),
         SAID: str(said_path(home)),
     }

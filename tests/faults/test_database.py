@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ import pytest
 from infra import postgres_guard
 from infra.postgres import EmbeddedPostgres
 from infra.settings import Settings
-from tests.e2e.load import open_customer, recharge
 from tests.faults.load import SeededLoad
 from tests.faults.nothing_lost import assert_nothing_lost
+from tests.faults.probe import open_probe, probe, read_probe
 from tests.faults.scene import Scene, running_scene
 from tests.faults.servers import own_server
 from tests.faults.verdicts import Fault
@@ -43,8 +42,6 @@ RAISE_OFTEN = """
 TIMES_RAISED = "SELECT last_value FROM public.{name}"
 DROP_RAISE = "DROP FUNCTION public.{name}() CASCADE; DROP SEQUENCE public.{name}"
 RAISED = 3
-PROBE = "PROBE-1"
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +56,7 @@ def scene(server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) ->
     """One system for all faults of this page."""
     home = tmp_path_factory.mktemp("database")
     with running_scene(home, server.url, lock_timeout_s=LOCK_TIMEOUT_S) as running:
-        open_customer(running, PROBE)
+        open_probe(running)
         yield running
 
 
@@ -89,16 +86,6 @@ def read_only(scene: Scene) -> Iterator[None]:
             admin.execute("SELECT pg_reload_conf()")
 
 
-def post_once(scene: Scene) -> httpx.Response:
-    """Post an operation, to an account of no load, as a caller without patience."""
-    return httpx.post(
-        f"{scene.url}/v1/operations",
-        json=recharge(f"probe-{next(_numbers)}", PROBE),
-        headers={"Authorization": f"Bearer {scene.key}"},
-        timeout=60,
-    )
-
-
 def assert_refused_for_now(answer: httpx.Response) -> None:
     """The caller is told to come again, and that nothing is known of the operation."""
     assert answer.status_code == 503, answer.text
@@ -116,7 +103,7 @@ def test_a_server_that_stops_and_starts_again(
     with load:
         load.wait_for_more(50)
         postgres_guard.stop_postmaster(server.cluster, how=signal.Signals(how))
-        assert_refused_for_now(post_once(scene))
+        assert_refused_for_now(probe(scene))
         assert httpx.get(f"{scene.url}/health/ready").status_code == 503
         assert httpx.get(f"{scene.url}/health/live").status_code == 200
         server.start()
@@ -147,14 +134,11 @@ def test_a_database_that_takes_no_writes_is_read_and_says_so(
     with load:
         load.wait_for_more(50)
         with read_only(scene):
-            wait_until(lambda: post_once(scene).status_code == 503, "no writes")
-            refused = post_once(scene)
+            wait_until(lambda: probe(scene).status_code == 503, "no writes")
+            refused = probe(scene)
             assert_refused_for_now(refused)
             assert "read-only" in refused.json()["detail"]
-            read = httpx.get(
-                f"{scene.url}/v1/accounts/{PROBE}",
-                headers={"Authorization": f"Bearer {scene.key}"},
-            )
+            read = read_probe(scene)
             assert read.status_code == 200, read.text  # reads go on
         load.wait_for_more(50)
     assert_nothing_lost(scene.database_url, load)
@@ -169,7 +153,7 @@ def test_a_lock_held_for_longer_than_anybody_waits(
         load.wait_for_more(50)
         with administering(scene) as admin, admin.transaction():
             admin.execute("LOCK TABLE ledger.stored_events IN ACCESS EXCLUSIVE MODE")
-            refused = post_once(scene)
+            refused = probe(scene)
             assert_refused_for_now(refused)
             assert "lock timeout" in refused.json()["detail"]
         load.wait_for_more(50)

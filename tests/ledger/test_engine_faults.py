@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psycopg
@@ -12,7 +14,7 @@ import pytest
 
 from ledger import operation as op
 from ledger.audit import verify
-from ledger.errors import StoreUnavailable
+from ledger.errors import EngineStopped, StoreUnavailable
 from ledger.log import LOG_LOCK
 from tests.ledger import builders as b
 from tests.ledger.booking import Ledger, running_ledger
@@ -119,11 +121,7 @@ def test_a_store_that_stays_away_is_said_so_and_nothing_is_lost_when_it_is_back(
         ledger.open("C-1")
         paid = b.post("transfer", b.credit("C-1", 5), operation_id="paid")
         away = True
-        with psycopg.connect(database_url, autocommit=True) as conn:
-            conn.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+        cut_connections(database_url)
         with pytest.raises(StoreUnavailable):
             ledger.answer(paid)
         away = False
@@ -201,3 +199,57 @@ def waits_in_append(watcher: psycopg.Connection) -> bool:
         "AND pid <> pg_backend_pid()"
     ).fetchone()
     return row is not None and row[0] > 0
+
+
+def test_an_engine_without_a_file_to_wait_with_goes_on_when_there_is_one(
+    database_url: str,
+) -> None:
+    """Its thread once died of it in the sweep for expired holds, and every caller waited."""
+    out_of_files = False
+    refused = threading.Event()
+
+    def connect() -> psycopg.Connection:
+        if out_of_files:
+            refused.set()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return psycopg.connect(database_url, autocommit=True)
+
+    with running_ledger(database_url, connect=connect) as ledger:
+        ledger.open("C-1")
+        out_of_files = True
+        cut_connections(database_url)
+        assert refused.wait(60)  # by the sweep
+        with pytest.raises(StoreUnavailable, match="Too many open files"):
+            ledger.answer(b.post("transfer", b.credit("C-1", 5), operation_id="paid"))
+        out_of_files = False
+        assert ledger.answer(b.post("transfer", b.credit("C-1", 5), operation_id="paid")).status
+    passes_audit(database_url)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_a_defect_ends_says_so_and_leaves_nobody_waiting(
+    database_url: str,
+) -> None:
+    broken = False
+
+    def connect() -> psycopg.Connection:
+        if broken:
+            raise ZeroDivisionError
+        return psycopg.connect(database_url, autocommit=True)
+
+    with running_ledger(database_url, connect=connect) as ledger:
+        ledger.open("C-1")
+        broken = True
+        cut_connections(database_url)
+        wait_until(lambda: ledger.engine.stopped_by is not None, "the sweep meets the defect")
+        with pytest.raises(EngineStopped, match="restart this process"):
+            ledger.answer(b.post("transfer", b.credit("C-1", 5)))
+
+
+def cut_connections(database_url: str) -> None:
+    """End every other session of the database."""
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
