@@ -160,7 +160,7 @@ def flow_of(account: Account, kind: str) -> str:
 
 def instant_text(instant: dt.datetime) -> str:
     """Write an instant as the log does: UTC, microseconds, so that text order is time order."""
-    return instant.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return instant.astimezone(dt.UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def decide_leg(

@@ -22,7 +22,9 @@ _DATE, _DATE_ARRAY = 1082, 1182
 _TEXT, _TEXT_ARRAY = 25, 1009
 _BYTEA, _BYTEA_ARRAY = 17, 1001
 _EPOCH = dt.date(2000, 1, 1).toordinal()
-_NULL = struct.pack(">i", -1)
+_pack_size = struct.Struct(">i").pack
+_NULL = _pack_size(-1)
+_SIXTEEN, _THIRTY_TWO = _pack_size(16), _pack_size(32)
 
 
 class PackedArray:
@@ -53,20 +55,31 @@ class DateArray(PackedArray):
     oid = _DATE_ARRAY
 
 
+@lru_cache(maxsize=4096)
 def _header(count: int, element_oid: int, *, nulls: bool = False) -> bytes:
     if count == 0:
         return struct.pack(">iii", 0, 0, element_oid)
     return struct.pack(">iiiii", 1, int(nulls), element_oid, count, 1)
 
 
+def _same_size(elements: Sequence[bytes], element_oid: int, size: bytes) -> bytes:
+    """Pack elements of one size: their common length is what stands between them."""
+    if not elements:
+        return _header(0, element_oid)
+    return _header(len(elements), element_oid) + size + size.join(elements)
+
+
 def uuid_array(streams: Sequence[bytes]) -> UuidArray:
     """Pack 16-byte ids."""
-    size = struct.pack(">i", 16)
-    body = b"".join([size + stream for stream in streams])
-    return UuidArray(_header(len(streams), _UUID) + body)
+    return UuidArray(_same_size(streams, _UUID, _SIXTEEN))
 
 
-@lru_cache(maxsize=64)
+def digest_array(digests: Sequence[bytes]) -> ByteaArray:
+    """Pack 32-byte digests."""
+    return ByteaArray(_same_size(digests, _BYTEA, _THIRTY_TWO))
+
+
+@lru_cache(maxsize=256)
 def _int8_format(count: int) -> struct.Struct:
     return struct.Struct(">" + "iq" * count)
 
@@ -105,22 +118,20 @@ class ByteaArray(PackedArray):
     oid = _BYTEA_ARRAY
 
 
-def _sized(elements: Sequence[bytes]) -> bytes:
-    sizes = struct.Struct(">" + "i" * len(elements)).pack(*map(len, elements))
-    parts: list[bytes] = [b""] * (2 * len(elements))
-    parts[0::2] = [sizes[at : at + 4] for at in range(0, len(sizes), 4)]
-    parts[1::2] = elements
-    return b"".join(parts)
-
-
 def text_array(texts: Sequence[bytes]) -> TextArray:
     """Pack texts that are already UTF-8."""
-    return TextArray(_header(len(texts), _TEXT) + _sized(texts))
+    return TextArray(_header(len(texts), _TEXT) + b"".join(map(_sized_text, texts)))
 
 
 def bytea_array(values: Sequence[bytes]) -> ByteaArray:
     """Pack byte strings."""
-    return ByteaArray(_header(len(values), _BYTEA) + _sized(values))
+    sized = [_pack_size(len(value)) + value for value in values]
+    return ByteaArray(_header(len(values), _BYTEA) + b"".join(sized))
+
+
+@lru_cache(maxsize=256)
+def _sized_text(text: bytes) -> bytes:
+    return _pack_size(len(text)) + text
 
 
 class _PackedDumper(Dumper):

@@ -28,7 +28,13 @@ from ledger.account import Account, instant_text
 from ledger.batch import decide_batch
 from ledger.business_types import BusinessTypes
 from ledger.clock import select_clock
-from ledger.errors import EngineStopped, InvalidRequest, LedgerError, StoreUnavailable
+from ledger.errors import (
+    EngineStopped,
+    InvalidRequest,
+    LedgerError,
+    LogCorrupt,
+    StoreUnavailable,
+)
 from ledger.heads import HeadCache, is_plain, write_heads_in_tx
 from ledger.job import Decided, Job, Loaded, Missing, Recorded, answer_of
 from ledger.loading import Wanted, load_in_tx
@@ -62,6 +68,12 @@ class Tip(msgspec.Struct, frozen=True):
     touched: dict[str, Account] = {}
     recorded: dict[str, Recorded] = {}
     originals: dict[str, Original] = {}
+    first_id: int = 0
+
+    def record(self, operation_id: str) -> Recorded | None:
+        """Return what it has recorded of an id, with its position."""
+        found = self.recorded.get(operation_id)
+        return found and Recorded(found.event, self.first_id + (found.row or 0))
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -75,9 +87,7 @@ class Prepared(msgspec.Struct, frozen=True):
     @property
     def fits_statement(self) -> bool:
         """Whether `ledger.append_batch` can write all of it."""
-        return len(self.sealed.rows) <= statement.ROWS_MAX and is_plain(
-            self.loaded.accounts, self.decided.touched
-        )
+        return _fits_statement(self.loaded, self.decided)
 
 
 class Superseded(Exception):
@@ -223,8 +233,13 @@ class Booker:
         self, cursor: Cursor[Any], loaded: Loaded, decided: Decided, sealed: Sealed
     ) -> None:
         self.reach("engine.before_insert")
-        write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
-        self.log.write_in_tx(cursor, sealed)
+        if _fits_statement(loaded, decided):
+            self._send(sealed, decided)
+            if (word := statement.receive(self.connection())) != statement.APPENDED:
+                raise LogCorrupt(f"under the log's own lock a batch was {word}")
+        else:
+            write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
+            self.log.write_in_tx(cursor, sealed)
         self.reach("engine.after_insert")
 
     # --- ahead ----------------------------------------------------------------------------
@@ -247,11 +262,14 @@ class Booker:
         sealed = self._seal(decided, tip.end, tip.book_id, booked_at)
         self._heads.committed(sealed.after.seal, decided.touched.values())
         self._guesses.append(decided.touched)
-        recorded = {
-            operation_id: Recorded(record.event, sealed.seal.first_id + (record.row or 0))
-            for operation_id, record in decided.recorded.items()
-        }
-        self.tip = Tip(tip.book_id, sealed.after, decided.touched, recorded, decided.originals)
+        self.tip = Tip(
+            tip.book_id,
+            sealed.after,
+            decided.touched,
+            decided.recorded,
+            decided.originals,
+            sealed.seal.first_id,
+        )
         return Prepared(tip.end.seal, loaded, decided, sealed)
 
     def write(self, jobs: list[Job], prepared: Prepared) -> list[Results]:
@@ -273,23 +291,25 @@ class Booker:
 
     def send(self, prepared: Prepared) -> None:
         """Send a prepared batch to the server as one statement."""
-        conn = self.connection()
-        if self._planned_on is not conn:
-            statement.prepare(conn)
-            self._planned_on = conn
         self.reach("engine.before_insert")
-        changed = list(prepared.decided.touched.values())
-        statement.send(conn, statement.values_of(prepared.base, prepared.sealed, changed))
+        self._send(prepared.sealed, prepared.decided)
         self.reach("engine.sent")
         self.reach("engine.after_insert")  # only the server knows how far it is: a kill at these
         self.reach("engine.before_commit")  # steps may come before the commit or after it
 
+    def _send(self, sealed: Sealed, decided: Decided) -> None:
+        conn = self.connection()
+        if self._planned_on is not conn:
+            statement.prepare(conn)
+            self._planned_on = conn
+        statement.send(conn, statement.values_of(sealed, list(decided.touched.values())))
+
     def receive(self, jobs: list[Job], prepared: Prepared) -> list[Results]:
         """Wait for the end of what was sent. Raises as `write` does."""
         word = statement.receive(self.connection())
-        if word == "superseded":
+        if word == statement.SUPERSEDED:
             raise self._superseded()
-        if word == "known":
+        if word == statement.KNOWN:
             raise self._repeated()
         self.reach("engine.after_commit")
         return answers_of(jobs, prepared.decided, prepared.sealed)
@@ -354,6 +374,10 @@ class Booker:
             self._conn = None
 
 
+def _fits_statement(loaded: Loaded, decided: Decided) -> bool:
+    return len(decided.rows) <= statement.ROWS_MAX and is_plain(loaded.accounts, decided.touched)
+
+
 def _overlay(loaded: Loaded, wanted: Wanted, tip: Tip, types: BusinessTypes) -> list[Account]:
     """Add what the batch before has decided and may not have committed yet.
 
@@ -366,7 +390,7 @@ def _overlay(loaded: Loaded, wanted: Wanted, tip: Tip, types: BusinessTypes) -> 
     ]
     loaded.accounts.update({account.number: account for account in replaced})
     for operation_id in wanted.operation_ids:
-        record = tip.recorded.get(operation_id)
+        record = tip.record(operation_id)
         if record is not None:
             loaded.recorded[operation_id] = record
     for operation_id in loaded.originals:

@@ -9,7 +9,6 @@ compared by the reader.
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 import uuid
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ TOPIC_PREFIX = "ledger.recorded:"
 ZERO_SEAL = b"\x00" * 32
 _pack_digest_head = struct.Struct(">q16sq").pack
 encode_state = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 _CROCKFORD = {c: i for i, c in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
 _DECODERS: dict[str, msgspec.json.Decoder[events.LedgerEvent]] = {
@@ -138,7 +138,7 @@ class Seal(NamedTuple):
 
 def totals_text(totals: dict[str, tuple[int, int]]) -> str:
     """Write totals canonically: currencies sorted, no white space."""
-    return json.dumps(totals, sort_keys=True, separators=(",", ":"))
+    return _encode_sorted(totals).decode()
 
 
 def seal_of(

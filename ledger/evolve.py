@@ -7,7 +7,7 @@ audit and replay use this one function. It reads no clock: `booked_at` comes wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from copy import copy
+from operator import methodcaller
 from typing import Any
 
 import msgspec
@@ -15,6 +15,8 @@ import msgspec
 from ledger import events as ev
 from ledger.account import Accepted, Account, Buffering, Freeze, Hold, Limit
 from ledger.buffers import APPLY, BUFFER, is_buffer
+
+_copy: Callable[[Account], Account] = methodcaller("__copy__")  # a quarter of copy.copy()
 
 
 def opened(event: ev.AccountOpened) -> Account:
@@ -57,7 +59,7 @@ def evolve(account: Account | None, event: ev.AccountEvent) -> Account:
     if account is None:
         assert isinstance(event, ev.AccountOpened)
         return opened(event)
-    after = copy(account)
+    after = _copy(account)
     advance(after, event)
     return after
 

@@ -22,7 +22,7 @@ from ledger.original import Original
 Recordable = ev.OperationBooked | ev.OperationRejected | ev.CommandBooked | ev.CommandRejected
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """The permanent record of an operation id: position in the log, or row in this batch."""
 
     event: Recordable
@@ -58,7 +58,7 @@ class Loaded(msgspec.Struct):
     unvouchered: frozenset[str] = frozenset()
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What an id came to: its record, and whether it had been there before."""
 
     record: Recorded
@@ -170,23 +170,33 @@ def answer_of(outcome: Outcome, first_id: int, *, dry_run: bool = False) -> op.A
     position = record.position
     if position is None and record.row is not None and not dry_run:
         position = first_id + record.row
-    common = op.Answer(
+    if isinstance(event, ev.OperationBooked):
+        return op.Answer(
+            operation_id=event.operation_id,
+            status=status_of(event),
+            replayed=outcome.replayed,
+            position=position,
+            business_date=event.business_date,
+            booked_at=event.booked_at,
+            accounting_status="pending",
+            accounts=event.accounts,
+            legs=event.legs,
+            issues=event.issues,
+            dry_run=dry_run,
+        )
+    answer = op.Answer(
         operation_id=event.operation_id,
         status=status_of(event),
         replayed=outcome.replayed,
         position=position,
         business_date=event.business_date,
         booked_at=event.booked_at,
-        accounting_status="pending" if isinstance(event, ev.OperationBooked) else None,
+        accounting_status=None,
         dry_run=dry_run,
     )
-    if isinstance(event, ev.OperationBooked):
-        return msgspec.structs.replace(
-            common, accounts=event.accounts, legs=event.legs, issues=event.issues
-        )
     if isinstance(event, ev.CommandBooked):
-        return msgspec.structs.replace(common, accounts=(event.touched,))
+        return msgspec.structs.replace(answer, accounts=(event.touched,))
     leg_no = event.leg_no if isinstance(event, ev.OperationRejected) else 0
     return msgspec.structs.replace(
-        common, code=event.reason, leg_no=leg_no, account=event.account, detail=event.detail
+        answer, code=event.reason, leg_no=leg_no, account=event.account, detail=event.detail
     )

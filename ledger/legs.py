@@ -33,7 +33,7 @@ SUSPENSE_PREFIX = "SUSPENSE-"  # numbers that begin so are opened by the engine 
 Lookup = Callable[[str], Account | None]
 
 
-class Legs(msgspec.Struct):
+class Legs(msgspec.Struct, gc=False):
     """The legs of one operation as decided: heads after, events, what the record says.
 
     `due_at`: when the first of the buffers that it begins to fill is to be applied.

@@ -17,11 +17,12 @@ from psycopg import Connection, generators
 from psycopg.pq import ExecStatus
 
 from ledger.account import Account
-from ledger.arrays import bytea_array, int8_array, text_array, uuid_array
+from ledger.arrays import bytea_array, digest_array, int8_array, text_array, uuid_array
 from ledger.errors import LogCorrupt
 from ledger.heads import money_arrays
 from ledger.log import Sealed
 
+APPENDED, SUPERSEDED, KNOWN = "appended", "superseded", "known"
 ROWS_MAX = 500  # above it, binary COPY by a thread of its own is faster than arrays
 
 _NAME = b"append_batch"
@@ -39,13 +40,13 @@ _BINARY = (1,) * len(_TYPES)
 _pack_int8 = struct.Struct(">q").pack
 
 
-def values_of(base: bytes, sealed: Sealed, changed: Sequence[Account]) -> list[bytes | None]:
+def values_of(sealed: Sealed, changed: Sequence[Account]) -> list[bytes | None]:
     """Return the statement's parameters in PostgreSQL's binary formats."""
     seal, rows = sealed.seal, sealed.rows
     streams, versions, topics, states = zip(*rows, strict=True)
     asked = [stream for stream, version in zip(streams, versions, strict=True) if version == 1]
     return [
-        base,
+        seal.previous,
         uuid_array(asked).data,
         _pack_int8(seal.first_id),
         _pack_int8(seal.last_id),
@@ -57,7 +58,7 @@ def values_of(base: bytes, sealed: Sealed, changed: Sequence[Account]) -> list[b
         int8_array(versions).data,
         text_array(topics).data,
         bytea_array(states).data,
-        bytea_array(sealed.digests).data,
+        digest_array(sealed.digests).data,
         *(array.data for array in money_arrays(changed)),
     ]
 
@@ -75,7 +76,7 @@ def send(conn: Connection[Any], values: Sequence[bytes | None]) -> None:
 
 
 def receive(conn: Connection[Any]) -> str:
-    """Return `appended`, `superseded` or `known`. Raises the server's error.
+    """Return APPENDED, SUPERSEDED or KNOWN. Raises the server's error.
 
     The function's result comes before the commit that follows it, and a commit can fail: what is
     there when the exchange has ended counts.
