@@ -40,7 +40,11 @@ WAITING = """
     SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'ledger.first'::regclass
 """
 NEWER = "INSERT INTO ledger.schema_migrations (version, name, sha256) VALUES (9999, 'later', 'x')"
-PROCESSES = (("api",), ("consume",), ("relay",), ("results",), ("day", "keep", "--at", "00:00"))
+PROCESSES = (
+    *(("api",), ("consume",), ("relay",), ("results",)),
+    ("sweep", "--every", "60"),
+    ("day", "keep", "--at", "00:00"),
+)
 
 
 @pytest.fixture
@@ -177,8 +181,10 @@ def test_no_process_starts_on_a_schema_that_is_newer_or_not_yet_there(
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for words in PROCESSES
-        for url, say in ((database_url, "use a newer"), (empty_database_url, "`daybook migrate`"))
+        for words, url, say in (
+            *((words, database_url, "use a newer") for words in PROCESSES),
+            (("consume",), empty_database_url, "`daybook migrate`"),
+        )
     }
     for (words, say), process in started.items():
         said, _ = process.communicate(timeout=120)
