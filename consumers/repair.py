@@ -18,6 +18,7 @@ from psycopg import Connection
 
 from accounting.decisions import AccountingDecisions, in_orders
 from accounting.voucher import Voucher
+from consumers.consumer import never
 from consumers.log_rows import select_operations
 from consumers.messages import Booked
 from consumers.posting import Attempt, attempt, settle
@@ -247,6 +248,7 @@ def retry(
     timeout_s: float = 60.0,
     wait: Wait = lambda: time.sleep(0.02),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    failpoint: Callable[[str], None] = never,
 ) -> RetryReport:
     """Order retries of what is parked, chunk by chunk, and report what they did.
 
@@ -262,10 +264,12 @@ def retry(
             book_id, chunk, maker=maker, ruleset_hash=ruleset_hash, note=note
         )
         orders.append(position)
+        failpoint("ordered")
         if not wait_until_performed(conn, position, timeout_s=timeout_s, wait=wait):
             return RetryReport(tuple(orders), performed=False, operations=tuple(done))
         done += select_repaired(conn, book_id, chunk)
         progress(len(done), len(ids))
+        failpoint("performed")
     return RetryReport(tuple(orders), performed=True, operations=tuple(done))
 
 

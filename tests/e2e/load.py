@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -46,18 +46,30 @@ def client_of(system: Served, *, patience_s: float = 60) -> DaybookClient:
 
 
 def open_customer(system: Served, number: str = "C-1") -> None:
+    open_accounts(system, customers=[number])
+
+
+def open_accounts(
+    system: Served, *, customers: Sequence[str] = (), merchants: Sequence[str] = ()
+) -> None:
     with client_of(system) as client:
-        client.post(
-            "/v1/accounts",
-            {
-                "operation_id": f"open-{number}",
-                "account": number,
-                "owner": "U-1",
-                "type": "customer",
-                "subject": "2001.01",
-                "currency": "CNY",
-            },
-        )
+        for kind, subject, numbers in (
+            ("customer", "2001.01", customers),
+            ("merchant", "2002.01", merchants),
+        ):
+            for number in numbers:
+                client.post("/v1/accounts", opening(number, kind, subject))
+
+
+def opening(number: str, kind: str, subject: str) -> dict[str, object]:
+    return {
+        "operation_id": f"open-{number}",
+        "account": number,
+        "owner": "U-1",
+        "type": kind,
+        "subject": subject,
+        "currency": "CNY",
+    }
 
 
 def recharge(

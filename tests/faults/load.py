@@ -16,7 +16,7 @@ from typing import Self
 import msgspec
 
 from infra.http_load import Reply, Request
-from tests.e2e.load import Load, open_customer, recharge
+from tests.e2e.load import Load, open_accounts, recharge
 from tests.waiting import wait_until
 
 ACCOUNTS = 8
@@ -40,14 +40,18 @@ class SeededLoad(Load):
     asked: dict[str, Body] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        for number in self.accounts:
-            open_customer(self.system, number)
+        open_accounts(self.system, customers=self.accounts, merchants=[self.merchant])
         return super().__enter__()
 
     @property
     def accounts(self) -> list[str]:
         """The accounts that this load moves money on."""
         return [f"{self.prefix}-C-{number}" for number in range(1, ACCOUNTS + 1)]
+
+    @property
+    def merchant(self) -> str:
+        """The account that sells what there is no rule for."""
+        return f"{self.prefix}-M-1"
 
     def wait_for_more(self, count: int = 40) -> None:
         """Return when so many more operations were answered."""
@@ -79,17 +83,23 @@ class SeededLoad(Load):
         dice = rng.random()
         if number <= ACCOUNTS or dice < 0.4:
             return recharge(self._id(number), payer, amount_minor)
-        business_type = "transfer" if dice < 0.95 else "voucher_sale"
         if dice < 0.5:
             amount_minor *= 1_000  # more than anybody has: refused, for ever
-        return {
-            "operation_id": self._id(number),
-            "business_type": business_type,
-            "legs": [
-                _leg("debit", payer, amount_minor),
-                _leg("credit", payee, amount_minor),
-            ],
-        }
+        if dice < 0.95:
+            legs = [_leg("debit", payer, amount_minor), _leg("credit", payee, amount_minor)]
+            return self._operation(number, "transfer", legs)
+        return self._sale(number, payer, amount_minor)
+
+    def _sale(self, number: int, payer: str, amount_minor: int) -> Body:
+        """A sale of gift vouchers, half of it for the merchant: there is no rule for it."""
+        half = _leg("credit", self.merchant, amount_minor // 2)
+        return self._operation(
+            number, "voucher_sale", [_leg("debit", payer, amount_minor), half], fee=10
+        )
+
+    def _operation(self, number: int, kind: str, legs: list[Body], **amounts: int) -> Body:
+        name = {"operation_id": self._id(number), "business_type": kind, "legs": legs}
+        return {**name, "amounts": amounts} if amounts else {**name}
 
     def _note(self, request: Request, reply: Reply) -> None:
         name = self._id(request.key)
@@ -135,3 +145,16 @@ class BatchLoad(SeededLoad):
             one = request._replace(key=number)
             code = {"booked": BOOKED, "rejected": REJECTED}.get(status, 0)
             super()._note(one, reply._replace(status=code, body=line))
+
+
+@dataclass
+class ParkingLoad(BatchLoad):
+    """Sales of gift vouchers by customers who can pay: all of them park."""
+
+    callers: int = 1
+
+    def _body(self, number: int) -> Body:
+        if number <= ACCOUNTS:
+            return recharge(self._id(number), self.accounts[number - 1], 1_000_000_00)
+        rng = random.Random(f"{self.seed}:{number}")
+        return self._sale(number, rng.choice(self.accounts), rng.randrange(100, 5_000))

@@ -14,8 +14,9 @@ import threading
 from functools import partial
 from pathlib import Path
 
+from consumers import repair
 from infra import draining
-from infra.cli import main, serving, sweeping
+from infra.cli import main, rebuilding, serving, sweeping
 
 ARMED = "DAYBOOK_FAULTS_ARMED"
 CLOCKS = "DAYBOOK_FAULTS_CLOCKS"
@@ -72,6 +73,8 @@ def arm_commands(reach: Failpoints, clock: SetClock) -> None:
     serving.run_consumer = partial(serving.run_consumer, failpoint=reach.reach)
     serving.run_relay = partial(serving.run_relay, failpoint=reach.reach)
     serving.run_results = partial(serving.run_results, failpoint=reach.reach)
+    rebuilding.rebuild = partial(rebuilding.rebuild, failpoint=reach.reach)
+    repair.retry = partial(repair.retry, failpoint=reach.reach)
     sweeping.run_sweeper = partial(sweeping.run_sweeper, failpoint=reach.reach)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -95,6 +96,18 @@ class Scene:
         self.arm(step, after=after, thread=thread)
         wait_until(self.was_taken, f"{part} reaches {step}")
         self.wait_for_successor(part, victim)
+
+    def run(self, *words: str) -> int:
+        """Run a command as an operator does; return its exit code, or minus the signal."""
+        command = [*self.supervisor.command, *words]
+        return subprocess.run(
+            command, env=dict(self.supervisor.environment), check=False, timeout=120
+        ).returncode
+
+    def run_killed_at(self, step: str, *words: str, after: int = 0) -> None:
+        """Run a command that is killed at a step."""
+        self.arm(step, after=after)
+        assert self.run(*words) == -SIGKILL, self.log
 
     def wait_for_successor(self, part: str, victim: int) -> None:
         """Wait until another process plays the part."""
