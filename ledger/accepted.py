@@ -6,14 +6,16 @@ account's stream; so the table has at most as many rows as there are hot account
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
-from psycopg import Cursor
+from psycopg import Connection, Cursor
 
 from ledger.account import Accepted, Account
+from ledger.backlog import BufferedAmount, Buffers
 from ledger.buffers import BUFFER
 from ledger.codec import account_stream
 
@@ -43,6 +45,32 @@ SELECT_WAITING_IN_BOOK = """
     SELECT b.parent FROM ledger.accepted AS w JOIN ledger.accounts AS b USING (account_id)
     WHERE b.book_id = %s ORDER BY b.parent
 """
+SELECT_DEPTH = """
+    SELECT b.currency, count(*), sum(w.entries)::bigint, sum(w.debits)::bigint,
+           sum(w.credits)::bigint, min(w.accepted_since),
+           count(*) FILTER (WHERE w.accepted_since::timestamptz
+                                  + a.buffer_ms * interval '1 millisecond' < %(now)s)
+    FROM ledger.accepted AS w
+    JOIN ledger.accounts AS b USING (account_id)
+    JOIN ledger.accounts AS a ON a.book_id = b.book_id AND a.number = b.parent
+    WHERE %(book)s::text IS NULL OR b.book_id = %(book)s
+    GROUP BY b.currency ORDER BY b.currency
+"""
+
+
+def select_buffers(conn: Connection[Any], now: dt.datetime, book_id: str | None) -> Buffers:
+    """Return depth and age of the buffers of a book, or of all."""
+    rows = conn.execute(SELECT_DEPTH, {"now": now, "book": book_id}).fetchall()
+    if not rows:
+        return Buffers()
+    oldest = dt.datetime.fromisoformat(min(row[5] for row in rows))
+    return Buffers(
+        accounts=sum(row[1] for row in rows),
+        entries=sum(row[2] for row in rows),
+        late=sum(row[6] for row in rows),
+        oldest_s=round(max((now - oldest).total_seconds(), 0.0), 3),
+        amounts=tuple(BufferedAmount(row[0], row[3], row[4]) for row in rows),
+    )
 
 
 def select_accepted_in_tx(

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
+from msgspec import field
 
 from ledger.business_types import BusinessTypes
 from ledger.errors import BacklogTooLong, UnknownName
@@ -59,11 +60,30 @@ class RelayState(msgspec.Struct, frozen=True):
     lag_s: float
 
 
+class BufferedAmount(msgspec.Struct, frozen=True):
+    """What waits on buffers in one currency, gross on each side."""
+
+    currency: str
+    debits_minor: int = field(name="debits")
+    credits_minor: int = field(name="credits")
+
+
+class Buffers(msgspec.Struct, frozen=True):
+    """Depth and age of the buffers of hot accounts; `late` counts those past their bound."""
+
+    accounts: int = 0
+    entries: int = 0
+    late: int = 0
+    oldest_s: float = 0.0
+    amounts: tuple[BufferedAmount, ...] = ()
+
+
 class Backlog(msgspec.Struct, frozen=True):
     """What is late or stuck between the ledger and the books, in one snapshot.
 
     `lag_operations` counts booked operations that are not in the books, `lag_s` is the age of
-    the oldest one. `relay` is null on the log bus, and before a relay has begun.
+    the oldest one. `relay` is null on the log bus, and before a relay has begun. `buffers` is
+    what the ledger itself has accepted and not applied yet.
     """
 
     position: int
@@ -74,6 +94,7 @@ class Backlog(msgspec.Struct, frozen=True):
     open: tuple[OpenCount, ...]
     lanes: tuple[LaneState, ...]
     relay: RelayState | None = None
+    buffers: Buffers = Buffers()
 
 
 class BacklogLimits(msgspec.Struct, frozen=True):

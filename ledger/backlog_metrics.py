@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ledger.backlog import LEVELS, Backlog, BacklogGate, BacklogLimits
+from ledger.backlog import LEVELS, Backlog, BacklogGate, BacklogLimits, Buffers
 
 ReadBacklog = Callable[[], Backlog | None]
 
@@ -44,6 +44,7 @@ class BacklogCollector(Collector):
                 LEVELS.index(level),
             )
             yield from _stuck(backlog)
+            yield from _buffers(backlog.buffers)
 
 
 class RefusedCollector(Collector):
@@ -89,6 +90,19 @@ def _lag(backlog: Backlog) -> Iterator[Metric]:
         yield gauge(
             "daybook_relay_lag_seconds", "Age of the oldest row not on Kafka", backlog.relay.lag_s
         )
+
+
+def _buffers(buffers: Buffers) -> Iterator[Metric]:
+    yield gauge(
+        "daybook_buffer_accounts", "Hot accounts for which accepted amounts wait", buffers.accounts
+    )
+    yield gauge("daybook_buffer_entries", "Accepted entries not applied yet", buffers.entries)
+    yield gauge("daybook_buffer_seconds", "Age of the oldest accepted entry", buffers.oldest_s)
+    yield gauge(
+        "daybook_buffer_late",
+        "Hot accounts whose accepted amounts wait longer than their bound",
+        buffers.late,
+    )
 
 
 def _stuck(backlog: Backlog) -> Iterator[Metric]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from psycopg import Connection
 
+from ledger.accepted import select_buffers
 from ledger.backlog import Backlog, LaneState, OldestOperation, OpenCount, RelayState
 from projections.positions import (
     SELECT_BOOKED_AT,
@@ -84,6 +85,7 @@ def select_backlog(
                 LaneState(lane.lane, lane.position, lane.stopped) for lane in select_lanes(conn)
             ),
             relay=None if topic is None else _relay(conn, now, topic),
+            buffers=select_buffers(conn, now, book_id),
         )
 
 

@@ -168,11 +168,22 @@ def _account_pairs(item: dict[str, Any]) -> list[tuple[str, object]]:
         ("version", item["version"]),
         ("opened", f"{item['opened_date']} by {item['opened_by']}"),
     ]
+    if (buffer := item.get("buffer")) is not None:
+        pairs.insert(4, ("accepted", _accepted(buffer, currency)))
     rolled = item.get("rolled_up")
     if rolled and rolled["accounts"] > 1:
         figure = money(rolled["balance"], currency)
         pairs.append(("with sub-accounts", f"{figure} {currency} on {rolled['accounts']} accounts"))
     return pairs
+
+
+def _accepted(buffer: dict[str, Any], currency: str) -> str:
+    """Say what waits on the account's buffer, and the agreement."""
+    amount = f"{money(buffer['accepted'], currency)} {currency} in {buffer['entries']:,} entries"
+    if not buffer["buffer_ms"]:
+        return f"{amount}; no agreement any more"
+    named = f", agreement {buffer['agreement']}" if buffer["agreement"] else ""
+    return f"{amount}, applied within {buffer['buffer_ms'] / 1000:g} s ({buffer['directions']}{named})"
 
 
 @accounts_app.command("open")

@@ -157,6 +157,11 @@ def backlog_pairs(backlog: dict[str, Any]) -> list[tuple[str, object]]:
             pairs.append((f"lane {lane['lane']}", f"stopped: {lane['stopped']}"))
             if place_of(lane["stopped"]) is not None:
                 pairs.append(("to pass over it", f"daybook set-aside {lane['lane']} --reason …"))
+    buffers = facts["buffers"]
+    if buffers["entries"]:
+        waits = f"{buffers['entries']:,} entries for {buffers['accounts']:,} hot accounts"
+        late = f", {buffers['late']:,} accounts past their bound" if buffers["late"] else ""
+        pairs.append(("accepted", f"{waits}, the oldest {buffers['oldest_s']:.1f} s old{late}"))
     relay = facts["relay"]
     if relay is not None:
         lag = f"{relay['lag_positions']:,} positions, {relay['lag_s']:.1f} s behind"

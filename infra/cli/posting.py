@@ -120,7 +120,8 @@ def _post_one(client: DaybookClient, operation: object, *, dry_run: bool, as_jso
 
 def show_answer(answer: dict[str, Any], *, replayed: bool = False) -> None:
     """Print what a booked operation left behind."""
-    how = "would be booked" if answer.get("dry_run") else "booked"
+    status = answer["status"]
+    how = f"would be {status}" if answer.get("dry_run") else status
     again = " (answered before)" if replayed else ""
     out().print(
         f"{how}{again}: operation {answer['operation_id']} at position {answer['position']}, "
@@ -160,7 +161,7 @@ def _post_file(ctx: typer.Context, raw: bytes, *, dry_run: bool, as_json: bool) 
             results = client.post_lines("/v1/operations:batch", batch, dry_run=dry_run or None)
             for number, result in enumerate(results, start=first + 1):
                 ended[_ending(result)] += 1
-                if result["status"] != "booked":
+                if result["status"] not in ("booked", "accepted"):
                     bad.append((number, result))
             if as_json:
                 show_lines(results)

@@ -5,6 +5,7 @@ Invariant: each is one request of `ledger/operation.py`; what a register needs i
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated, cast
 
 import typer
@@ -21,6 +22,8 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(accounts_app, name="accounts")
 
 
+FIRST_DAY = typer.Option(formats=["%Y-%m-%d"], help="First day of the agreement.")
+LAST_DAY = typer.Option(formats=["%Y-%m-%d"], help="Last day of the agreement.")
 STATUSES = ("normal", "receive_only", "blocked", "partial_stop")
 
 
@@ -149,6 +152,7 @@ def credit_limit(
     ctx: typer.Context,
     number: Number,
     amount: Annotated[str, typer.Argument(help="In major units, or `unlimited`.")],
+    agreement: Annotated[str, typer.Option(help="The signed credit agreement.")] = "",
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
@@ -156,6 +160,46 @@ def credit_limit(
     change = op.SetCreditLimit(
         operation_id=new_operation_id(),
         credit_limit_minor=None if amount == "unlimited" else _minor(ctx, number, amount),
+        agreement=agreement,
+        reason=reason,
+    )
+    change_account(ctx, number, change, as_json=as_json)
+
+
+@accounts_app.command("buffer")
+def buffer(
+    ctx: typer.Context,
+    number: Number,
+    buffer_ms: Annotated[
+        int, typer.Argument(help="The bound in milliseconds, 100 to 60,000; 0 ends it.")
+    ],
+    agreement: Annotated[str, typer.Option(help="The signed agreement; inflows need one.")] = "",
+    valid_from: Annotated[dt.datetime | None, FIRST_DAY] = None,
+    valid_to: Annotated[dt.datetime | None, LAST_DAY] = None,
+    both: Annotated[
+        bool, typer.Option("--both", help="Money out too: accounts without a floor only.")
+    ] = False,
+    entries_max: Annotated[
+        int, typer.Option(help="So many may wait before the API pushes back.")
+    ] = 1_000_000,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Accept inflows of a hot account at once and apply them within a bound.
+
+    \b
+    Examples:
+      daybook accounts buffer M-1 500 --agreement A-2026-7 --valid-to 2026-12-31
+      daybook accounts buffer CHANNEL-1 1000 --both
+    """
+    change = op.SetBuffering(
+        operation_id=new_operation_id(),
+        buffer_ms=buffer_ms,
+        directions="both" if both else "in",
+        agreement=agreement,
+        valid_from=None if valid_from is None else valid_from.date(),
+        valid_to=None if valid_to is None else valid_to.date(),
+        entries_max=entries_max,
         reason=reason,
     )
     change_account(ctx, number, change, as_json=as_json)

@@ -50,7 +50,7 @@ class LineResult(msgspec.Struct, frozen=True):
     @property
     def booked(self) -> bool:
         """Tell whether the line is in the log, now or from an earlier run."""
-        return self.status == "booked"
+        return self.status in ("booked", "accepted")
 
 
 class LedgerClient(Protocol):

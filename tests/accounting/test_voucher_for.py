@@ -378,3 +378,46 @@ def test_a_controlled_subject_moves_exactly_as_its_accounts(booked: OperationBoo
             by_legs[leg.subject, leg.currency] += signed
     keys = set(by_lines) | set(by_legs)
     assert all(by_lines[key] == by_legs[key] for key in keys)
+
+
+def test_what_the_engine_applied_from_a_buffer_moves_nothing_and_needs_no_rule(
+    books: Ruleset,
+) -> None:
+    applied = operation(
+        "buffer_apply",
+        """
+        debit BUFFER-C-1 2001.01 100.00 CNY
+        credit C-1 2001.01 100.00 CNY
+        """,
+    )
+    outcome = voucher_for(applied, books)
+    assert outcome == NonPosting("engine.apply", books.hash)
+
+
+def test_what_the_engine_applied_to_suspense_is_a_line_on_either_subject() -> None:
+    applied = operation(
+        "buffer_apply",
+        """
+        debit BUFFER-C-1 2001.01 100.00 CNY
+        credit S-1 2241.01 100.00 CNY for C-1
+        """,
+    )
+    assert outcome_text(voucher_for(applied, shipped_ruleset())) == words(
+        """
+        Dr 2001.01 BUFFER-C-1  100.00 CNY
+        Cr 2241.01 S-1         100.00 CNY
+        """
+    )
+
+
+def test_an_application_on_a_subject_nobody_mapped_is_parked(books: Ruleset) -> None:
+    applied = operation(
+        "buffer_apply",
+        """
+        debit BUFFER-C-1 9999.99 100.00 CNY
+        credit S-1 2241.01 100.00 CNY for C-1
+        """,
+    )
+    parked = voucher_for(applied, books)
+    assert isinstance(parked, Parked)
+    assert parked.reason is ParkedReason.UNMAPPED_SUBJECT
