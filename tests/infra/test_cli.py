@@ -142,6 +142,17 @@ def test_standing_changes_go_into_the_register(daybook: Daybook) -> None:
     assert {"CourtInquiryRegistered", "AccountFrozen"} <= set(events)
 
 
+def test_a_hot_account_accepts_and_shows_what_waits_beside_its_balance(daybook: Daybook) -> None:
+    open_customer(daybook, "M-hot")
+    words = ("accounts", "buffer", "M-hot", "60000", "--agreement", "A-7", "--valid-to")
+    assert daybook(*words, "2099-12-31").code == ExitCode.OK
+    said = daybook("post", "recharge", "--credit", "M-hot=5.00").out
+    shown = daybook("accounts", "show", "M-hot").out
+    assert said.startswith("accepted: operation")
+    assert "5.00 CNY in 1 entries, applied within 60 s (in, agreement A-7)" in shown
+    assert "1 entries for 1 hot accounts" in daybook("status").out
+
+
 def test_lists_show_everything_in_order(daybook: Daybook) -> None:
     for number in ("C-l-2", "C-l-1"):
         open_customer(daybook, number)
