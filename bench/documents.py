@@ -10,12 +10,15 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 from bench.scale import ACCOUNTS
 
 CURRENCY = "CNY"
 FUNDING_MINOR = 10**12
+PRICE_MINOR, FEE_MINOR = 10_000, 60
+REFUND_OF = "original_operation_id"
 
 
 def account_number(index: int) -> str:
@@ -54,6 +57,47 @@ class Documents:
         booked = self.transfers(count // 2)
         refused = self.refused_transfers(count // 2)
         return [doc for pair in zip(booked, refused, strict=True) for doc in pair]
+
+    def sales(self, count: int, merchants: Sequence[str], fee_account: str) -> list[bytes]:
+        """Payments of a customer to a merchant with a fee split; every hundredth is refunded,
+        a thousand requests later, when it is booked for certain.
+        """
+        found: list[bytes] = []
+        due: deque[tuple[int, bytes]] = deque()
+        for no in range(count):
+            sale = self._operation_id()
+            customer = account_number(self._random.randrange(ACCOUNTS // 2, ACCOUNTS))
+            merchant = self._random.choice(merchants)
+            legs = (customer, "debit", "credit", merchant, fee_account)
+            found.append(self._sale(sale, *legs))
+            if no % 100 == 0:
+                back = (customer, "credit", "debit", merchant, fee_account)
+                due.append((no + 1_000, self._sale(self._operation_id(), *back, original=sale)))
+            if due and due[0][0] <= no:
+                found.append(due.popleft()[1])
+        return found + [refund for _, refund in due]
+
+    def _sale(
+        self,
+        operation_id: str,
+        customer: str,
+        customers: str,
+        others: str,
+        merchant: str,
+        fee_account: str,
+        *,
+        original: str | None = None,
+    ) -> bytes:
+        document: dict[str, object] = {
+            "operation_id": operation_id,
+            "business_type": "payment" if original is None else "refund",
+            "legs": [
+                _leg(customers, customer, PRICE_MINOR),
+                _leg(others, merchant, PRICE_MINOR - FEE_MINOR),
+                _leg(others, fee_account, FEE_MINOR),
+            ],
+        }
+        return _encoded(document if original is None else document | {REFUND_OF: original})
 
     def _recharge(self, number: str, amounts: dict[str, int] | None = None) -> bytes:
         document: dict[str, object] = {

@@ -22,6 +22,7 @@ class Scale:
     postings_by_callers: dict[int, int]
     http_batch_operations: dict[int, int]
     mix_postings: int
+    sale_payments: int
     drain_operations: int
     sweep_operations: int
     visible_probes: int
@@ -41,6 +42,7 @@ QUICK = Scale(
     postings_by_callers={1: 250, 8: 1_000, 32: 2_500, 64: 2_500},
     http_batch_operations={100: 1_000, 1_000: 3_000, 8_000: 8_000},
     mix_postings=1_500,
+    sale_payments=3_400,
     drain_operations=6_000,
     sweep_operations=60_000,
     visible_probes=50,
@@ -59,6 +61,7 @@ FULL = Scale(
     postings_by_callers={1: 1_000, 8: 6_000, 32: 12_000, 64: 12_000},
     http_batch_operations={100: 6_000, 1_000: 16_000, 8_000: 32_000},
     mix_postings=8_000,
+    sale_payments=20_000,
     drain_operations=30_000,
     sweep_operations=1_020_000,
     visible_probes=300,
