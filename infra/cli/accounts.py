@@ -183,7 +183,8 @@ def _accepted(buffer: dict[str, Any], currency: str) -> str:
     if not buffer["buffer_ms"]:
         return f"{amount}; no agreement any more"
     named = f", agreement {buffer['agreement']}" if buffer["agreement"] else ""
-    return f"{amount}, applied within {buffer['buffer_ms'] / 1000:g} s ({buffer['directions']}{named})"
+    bound = f"applied within {buffer['buffer_ms'] / 1000:g} s"
+    return f"{amount}, {bound} ({buffer['directions']}{named})"
 
 
 @accounts_app.command("open")
