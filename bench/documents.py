@@ -44,6 +44,10 @@ class Documents:
         """Single-leg operations that all credit one account."""
         return [self._recharge(number) for _ in range(count)]
 
+    def recharges_of_some(self, numbers: Sequence[str], count: int) -> list[bytes]:
+        """Single-leg operations that credit few accounts in turns."""
+        return [self._recharge(numbers[index % len(numbers)]) for index in range(count)]
+
     def transfers(self, count: int) -> list[bytes]:
         """Two-leg operations: from one account to another, spread over all accounts."""
         return [self._transfer(100) for _ in range(count)]

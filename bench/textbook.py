@@ -3,14 +3,18 @@
 Two entries, two balance updates, both accounts locked in order, a transfer id that is unique:
 the smallest table design that is safe and idempotent. The caller is `pgbench` of the same
 PostgreSQL with prepared statements, so this baseline pays for no application code, no JSON and
-no HTTP: it flatters the textbook.
+no HTTP: it flatters the textbook. `psycopg_rate` is the same transaction as a Python team
+writes it.
 """
 
 from __future__ import annotations
 
+import random
 import re
 import subprocess
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -47,6 +51,17 @@ UPDATE accounts SET balance = balance - 100 WHERE account_id = :source;
 UPDATE accounts SET balance = balance + 100 WHERE account_id = :target;
 COMMIT;
 """  # noqa: E501 - pgbench takes one statement a line
+LOCK = """
+    SELECT account_id, balance FROM accounts WHERE account_id IN (%(source)s, %(target)s)
+    ORDER BY account_id FOR UPDATE
+"""
+ENTER = """
+    INSERT INTO entries (transfer_id, side, account_id, amount)
+    VALUES (%(id)s, 'debit', %(source)s, 100)
+"""
+ENTER_TOO = ENTER.replace("'debit', %(source)s", "'credit', %(target)s")
+PAY = "UPDATE accounts SET balance = balance - 100 WHERE account_id = %(source)s"
+PAY_IN = "UPDATE accounts SET balance = balance + 100 WHERE account_id = %(target)s"
 ASSUMED_RATE = 2_500
 RATE = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
 
@@ -68,6 +83,28 @@ def textbook_rate(url: str, script: Path, *, connections: int, seconds: float) -
     # pgbench counts whole seconds only, so it is told how many transactions to make.
     transactions = max(10, int(ASSUMED_RATE * seconds / connections))
     return _pgbench(conninfo_to_dict(url), script, connections, "-t", str(transactions))
+
+
+def psycopg_rate(url: str, *, connections: int, seconds: float) -> float:
+    """Return transfers per second of the same transaction, written in Python."""
+    ends_at = time.perf_counter() + seconds
+    with ThreadPoolExecutor(connections) as callers:
+        done = callers.map(lambda _: _transfer_until(url, ends_at), range(connections))
+    return sum(done) / seconds
+
+
+def _transfer_until(url: str, ends_at: float) -> int:
+    count = 0
+    with psycopg.connect(url) as conn:
+        conn.prepare_threshold = 0
+        while time.perf_counter() < ends_at:
+            source, target = random.sample(range(1, ACCOUNTS + 1), 2)
+            values = {"source": source, "target": target, "id": random.getrandbits(62)}
+            for statement in (LOCK, ENTER, ENTER_TOO, PAY, PAY_IN):
+                conn.execute(statement.encode(), values)
+            conn.commit()
+            count += 1
+    return count
 
 
 def _pgbench(known: Mapping[str, object], script: Path, connections: int, *amount: str) -> float:
