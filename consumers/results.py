@@ -24,6 +24,7 @@ from consumers.messages import Unreadable
 from consumers.set_aside import is_set_aside, words_of
 from ledger.hops import hops, now_ns, tell
 from ledger.statuses import AccountingResult, apply_results_in_tx
+from projections.positions import LogName, select_log
 from projections.tables import connect_to
 
 RESULTS_SCHEMA = 1
@@ -41,10 +42,12 @@ log = structlog.get_logger("consumers.results")
 
 
 class ResultsMessage(msgspec.Struct, frozen=True):
-    """A message of topic accounting.results."""
+    """A message of topic accounting.results. Older ones do not name their log."""
 
     schema: int
     results: tuple[AccountingResult, ...]
+    log_id: str | None = None
+    incarnation: int | None = None
 
 
 class ResultsCounts(msgspec.Struct):
@@ -59,17 +62,22 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ResultsMessage).decode
 
 
-def pack_results(results: Sequence[AccountingResult]) -> list[bytes]:
-    """Pack results into messages of bounded size."""
+def pack_results(results: Sequence[AccountingResult], of: LogName) -> list[bytes]:
+    """Pack results of a log into messages of bounded size."""
+    name = (str(of.log_id), of.incarnation)
     return [
-        _encode(ResultsMessage(RESULTS_SCHEMA, tuple(results[at : at + RESULTS_PER_MESSAGE_MAX])))
+        _encode(
+            ResultsMessage(RESULTS_SCHEMA, tuple(results[at : at + RESULTS_PER_MESSAGE_MAX]), *name)
+        )
         for at in range(0, len(results), RESULTS_PER_MESSAGE_MAX)
     ]
 
 
 def insert_outbox_in_tx(conn: Connection[Any], results: Sequence[AccountingResult]) -> None:
     """Keep results until they are sent."""
-    for payload in pack_results(results):
+    if not results:
+        return
+    for payload in pack_results(results, select_log(conn)):
         conn.execute(INSERT_OUTBOX, (payload,))
 
 
@@ -88,20 +96,32 @@ def send_outbox(conn: Connection[Any], producer: KafkaProducer, topic: str) -> i
 
 
 def read_results(
-    conn: Connection[Any], records: Sequence[Any]
+    conn: Connection[Any], records: Sequence[Any], of: LogName
 ) -> tuple[list[AccountingResult], Unreadable | None]:
-    """Decode a partition's messages as far as they can be read, without those set aside."""
+    """Decode a partition's messages as far as they can be read, without those set aside.
+
+    Results of another log, or of what this one was before it was restored, are passed over:
+    the sweep sends again what the ledger should have known.
+    """
+    name = (str(of.log_id), of.incarnation)
     results: list[AccountingResult] = []
     for record in records:
         try:
-            results += _read(record)
+            message = _read(record)
+            if message.log_id is None or (message.log_id, message.incarnation) == name:
+                results += message.results
+            else:
+                log.warning(
+                    "results_of_another_log",
+                    at=f"{record.topic}/{record.partition}/{record.offset}",
+                )
         except Unreadable as error:
             if not is_set_aside(conn, error):
                 return results, error
     return results, None
 
 
-def _read(record: Any) -> tuple[AccountingResult, ...]:
+def _read(record: Any) -> ResultsMessage:
     place = {"topic": record.topic, "partition": record.partition, "at_offset": record.offset}
     raw = record.value or b""
     try:
@@ -110,7 +130,7 @@ def _read(record: Any) -> tuple[AccountingResult, ...]:
         raise Unreadable(str(error), raw=raw, **place) from error
     if message.schema != RESULTS_SCHEMA:
         raise Unreadable(f"schema {message.schema}", raw=raw, **place)
-    return message.results
+    return message
 
 
 def run_results(
@@ -158,6 +178,7 @@ class ResultsReader:
         self._counts = counts
         self._failpoint = failpoint
         self._held = HeldPartitions(consumer)
+        self._log = select_log(conn)
 
     def step(self, timeout_ms: int) -> None:
         """Apply what arrived, as far as it can be read, then move the offsets."""
@@ -166,7 +187,7 @@ class ResultsReader:
         offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         stuck: dict[TopicPartition, Unreadable] = {}
         for place, records in self._consumer.poll(timeout_ms=timeout_ms).items():
-            readable, error = read_results(self._conn, records)
+            readable, error = read_results(self._conn, records, self._log)
             results += readable
             offset = records[-1].offset + 1
             if error is not None:

@@ -28,6 +28,8 @@ from consumers.messages import (
 from consumers.results import ResultsMessage, pack_results
 from ledger.codec import encode_state
 from ledger.statuses import AccountingResult
+from projections.positions import select_log
+from projections.tables import connect_to
 from tests.consumers.asyncapi_document import FILE, asyncapi_document, asyncapi_text
 from tests.consumers.written_log import WrittenLog
 
@@ -146,12 +148,15 @@ def test_messages_are_what_the_asyncapi_file_says(database_url: str) -> None:
     (value,) = packed([log_row(4, OPERATION, encode_state(operation))], 0, 4)
     results = [AccountingResult("main", "one", "vouchered", None, 19)]
 
+    with connect_to(database_url) as conn:
+        packed_results = pack_results(results, select_log(conn))
+
     check("Message", value)
-    for message in pack_results(results):
+    for message in packed_results:
         check("ResultsMessage", message)
     with pytest.raises(jsonschema.ValidationError):
         check("Message", b'{"schema":1}')
-    assert msgspec.json.decode(pack_results(results)[0], type=ResultsMessage).schema == 1
+    assert msgspec.json.decode(packed_results[0], type=ResultsMessage).schema == 1
 
 
 def check(name: str, value: bytes) -> None:

@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
+import msgspec
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
@@ -22,6 +24,7 @@ from consumers.results import (
     send_outbox,
 )
 from ledger.statuses import AccountingResult, apply_results_in_tx
+from projections.positions import LogName, select_log
 from projections.tables import connect_to
 from tests.consumers.caught_up import catch_up, consume_log, kafka_consumer, relay_all
 from tests.consumers.test_outcomes import payment, refund_of, rules_without
@@ -38,6 +41,11 @@ def said(*which: int, operation_id: str = "one") -> list[AccountingResult]:
         AccountingResult(BOOK, operation_id, HISTORY[each][0], None, HISTORY[each][1])
         for each in which
     ]
+
+
+def log_of(database_url: str) -> LogName:
+    with connect_to(database_url) as conn:
+        return select_log(conn)
 
 
 def revision_of(database_url: str) -> int:
@@ -216,17 +224,43 @@ def test_results_applied_and_not_committed_are_read_again_and_change_nothing(
     relay_all(database_url, kafka_bootstrap, topic_name)  # makes the topics
     producer = results_producer(kafka_bootstrap)
     for each in (3, 0, 3, 1, 2):  # late, and doubled
-        (payload,) = pack_results(said(each))
+        (payload,) = pack_results(said(each), log_of(database_url))
         producer.send(topic, value=payload).get(timeout=30)
     deaths: list[int] = []
 
     with results_running(database_url, kafka_bootstrap, topic, failpoint=dying(deaths, 2)):
         wait_until(lambda: len(deaths) == 2, "it died twice after applying, before committing")
-        (payload,) = pack_results(said(0, operation_id="last"))
+        (payload,) = pack_results(said(0, operation_id="last"), log_of(database_url))
         producer.send(topic, value=payload).get(timeout=30)
         wait_until(lambda: "last" in told(database_url), "it goes on")
 
     assert told(database_url) == {"one": "vouchered", "last": "waiting"}
+    producer.close()
+
+
+@pytest.mark.kafka
+def test_results_of_another_log_or_of_a_lost_future_are_passed_over(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    """After a restore the topic still has what the log lost: it must not become a status."""
+    topic, own = f"{topic_name}.results", log_of(database_url)
+    relay_all(database_url, kafka_bootstrap, topic_name)  # makes the topics
+    producer = results_producer(kafka_bootstrap)
+    others = (own._replace(log_id=uuid4()), own._replace(incarnation=own.incarnation + 1))
+    for number, other in enumerate(others):
+        (payload,) = pack_results(said(3, operation_id=f"lost-{number}"), other)
+        producer.send(topic, value=payload).get(timeout=30)
+    unnamed = (
+        b'{"schema":1,"results":' + msgspec.json.encode(said(3, operation_id="unnamed")) + b"}"
+    )
+    producer.send(topic, value=unnamed).get(timeout=30)
+    (payload,) = pack_results(said(3), own)
+    producer.send(topic, value=payload).get(timeout=30)
+
+    with results_running(database_url, kafka_bootstrap, topic):
+        wait_until(lambda: len(told(database_url)) == 2, "what is the log's own is applied")
+
+    assert told(database_url) == {"one": "vouchered", "unnamed": "vouchered"}
     producer.close()
 
 
