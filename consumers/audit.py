@@ -32,7 +32,10 @@ from consumers.posting import (
     Refused,
     Settled,
     attempt,
+    first_open,
+    original_names,
     settle,
+    settle_after,
     settle_waiting,
 )
 from consumers.resolution import (
@@ -93,7 +96,7 @@ SELECT_ORDERED = """
     JOIN repair_orders r ON r.position = o.attempt_position
     WHERE o.operation_id = ANY(r.operation_ids) AND o.book_id = r.book_id
 """
-SELECT_WAITING = "SELECT position FROM outcomes WHERE status = 'waiting'"
+SELECT_WAITING = "SELECT position, waits_for FROM outcomes WHERE status = 'waiting'"
 
 
 def read_published(conn: Connection[Any], books: Books, last_id: int) -> None:
@@ -169,7 +172,7 @@ class Books:
         self._refused: dict[int, str] = dict(conn.execute(SELECT_REFUSED).fetchall())
         # Between several lanes a wake-up can be missed until the next sweep.
         waiting = conn.execute(SELECT_WAITING) if self._standing.lanes > 1 else ()
-        self._asleep = {row[0] for row in waiting}
+        self._asleep: dict[int, str] = dict(waiting)
 
     def read(self, through: int, events: Iterable[tuple[int, AuditedEvent]]) -> None:
         """Post operations and decisions up to a position; compare when a stretch is full."""
@@ -218,23 +221,31 @@ class Books:
 
     def _settled(self, booked: Booked) -> Settled:
         position, operation = booked.position, booked.operation
-        tried = attempt(self._rulesets, booked)
-        original_id = operation.original_operation_id
-        at = position
-        if original_id is not None:
-            name = (operation.book_id, original_id)
-            if name in self._open or name in self._unseen or position in self._asleep:
-                return settle_waiting(tried, original_id)
-            at = max(position, self._changed_at.get(name, 0))
-            if at > position:
-                tried = attempt(self._rulesets, booked, at=at)
-        settled = settle(tried, at)
+        if operation.original_operation_id is None:
+            settled = settle(attempt(self._rulesets, booked), position)
+        else:
+            settled = self._settled_behind(booked)
+        at = settled.outcome.attempt_position
         was_refused = position in self._refused or position in self._ordered
         if was_refused and settled.outcome.status in FINAL:
             detail = self._refused.get(position, "")
             refused = Refused(REFUSED_BY_DATABASE, detail)
-            return settle(Attempt(booked, tried.ruleset_position, refused), at)
+            return settle(Attempt(booked, settled.outcome.ruleset_position, refused), at)
         return settled
+
+    def _settled_behind(self, booked: Booked) -> Settled:
+        """Settle an operation as its originals stand at this place of the log."""
+        final = self._final_originals(booked)
+        if booked.position in self._asleep and first_open(booked, final) is None:
+            return settle_waiting(booked, booked.operation.originals[-1])
+        return settle_after(self._rulesets, booked, final)
+
+    def _final_originals(self, booked: Booked) -> dict[OperationName, int]:
+        return {
+            name: self._changed_at.get(name, 0)
+            for name in original_names(booked)
+            if name not in self._open and name not in self._unseen
+        }
 
     def _expect_outcome(self, settled: Settled) -> None:
         outcome = settled.outcome
@@ -305,9 +316,10 @@ class Books:
         for entry in sorted(named, key=lambda entry: entry.booked.position):
             before = entry.settled.outcome
             waits_for = (before.book_id, before.waits_for or "")
-            retried = isinstance(order, RepairRequested)
-            if retried and before.status == WAITING and waits_for not in resolved:
-                continue
+            if isinstance(order, RepairRequested) and before.status == WAITING:
+                final = self._final_originals(entry.booked)
+                if waits_for not in resolved or first_open(entry.booked, final) is not None:
+                    continue
             self._change(entry, _settled_by(position, order, self._rulesets, entry.booked))
             after = entry.settled.outcome
             if after.status in FINAL:
@@ -322,11 +334,9 @@ class Books:
             for entry in list(self._open.values()):
                 waiter = entry.settled.outcome
                 original = (waiter.book_id, waiter.waits_for or "")
-                asleep = waiter.position in self._asleep
-                if waiter.status != WAITING or original not in frontier or asleep:
+                if waiter.status != WAITING or original not in frontier:
                     continue
-                at = max(waiter.position, frontier[original])
-                self._change(entry, settle(attempt(self._rulesets, entry.booked, at=at), at))
+                self._change(entry, self._settled_behind(entry.booked))
                 after = entry.settled.outcome
                 if after.status in FINAL:
                     following[after.name] = after.attempt_position
@@ -367,6 +377,7 @@ class Books:
         """Compare what was parked or waiting at first, in the state the log leaves it in."""
         self._fresh()
         for entry in self._late.values():
+            self._let_sleep(entry)
             self._expect_outcome(entry.settled)
             if entry.settled.outcome.status not in FINAL:
                 self._unposted.add(entry.booked.operation)
@@ -375,6 +386,16 @@ class Books:
             found = select_at(self._conn, table, positions)
             compare_rows(table, self._expected[table.name], found)
         self._compare_statuses(self._outcomes)
+
+    def _let_sleep(self, entry: _Open) -> None:
+        """Let one whose wake-up was missed wait for an original that is final by now."""
+        booked, waits_for = entry.booked, self._asleep.get(entry.booked.position)
+        originals = booked.operation.originals
+        if waits_for not in originals or entry.settled.outcome.status != WAITING:
+            return
+        now = entry.settled.outcome.waits_for or ""
+        if originals.index(waits_for) < originals.index(now):
+            entry.settled = settle_waiting(booked, waits_for)
 
     def _compare_statuses(self, outcomes: Iterable[Outcome]) -> None:
         told = list(outcomes)

@@ -8,7 +8,7 @@ with an outcome is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -18,11 +18,11 @@ from consumers.bisection import Refusals, write_bisecting
 from consumers.consumer import DeliverInTx, never
 from consumers.log_rows import select_operations
 from consumers.messages import Booked, Decided
-from consumers.posting import results_of
-from consumers.resolution import obey_in_tx, wake_in_tx
-from consumers.traces import select_original_in_tx
+from consumers.posting import final_originals, results_of
+from consumers.resolution import obey_in_tx, select_originals, wake_in_tx
+from consumers.traces import select_elsewhere_in_tx
 from consumers.vouchers import handle_in_tx, prepare
-from projections.outcomes import FINAL, OperationName, Outcome, select_standings
+from projections.outcomes import FINAL, WAITING, OperationName, Outcome, select_standings
 from projections.positions import (
     LanesChanged,
     lock_lane_in_tx,
@@ -110,69 +110,63 @@ def _make_up_in_tx(
     these.
     """
     touched = {outcome.name for outcome in outcomes}
-    wakes = _late_wakes_in_tx(conn, outcomes)
+    wakes = _late_wakes_in_tx(conn, outcomes, 0)
     changed: list[Outcome] = []
     after = 0
     while touched:
         order = select_next_naming(conn, after, touched)
-        if wakes and (order is None or wakes[0][0] <= order.position):
-            at, original = wakes.pop(0)
-            now = _wake_in_tx(conn, rulesets, original, at, lane)
+        due = min(wakes, default=None)
+        if due is not None and (order is None or due <= order.position):
+            at = due
+            now = _wake_in_tx(conn, rulesets, wakes.pop(at), at, lane)
         elif order is not None:
-            after = order.position
+            at = after = order.position
             now = _repeat_in_tx(conn, rulesets, order, lane)
         else:
             break
         touched |= {outcome.name for outcome in now}
         changed += now
+        for later, names in _late_wakes_in_tx(conn, now, at).items():
+            wakes[later] = wakes.get(later, set()) | names
     return changed
 
 
 def _late_wakes_in_tx(
-    conn: Connection[Any], outcomes: Sequence[Outcome]
-) -> list[tuple[int, OperationName]]:
-    """Find the originals that became final after these, and where, in the order of the log."""
-    waited = {(each.book_id, each.waits_for) for each in outcomes if each.waits_for is not None}
-    standings = select_standings(conn, sorted(waited)) if waited else {}
-    return sorted(
-        (standing.attempt_position, name)
-        for name, standing in standings.items()
-        if standing.status in FINAL
-    )
+    conn: Connection[Any], outcomes: Sequence[Outcome], after: int
+) -> dict[int, set[OperationName]]:
+    """Find the originals of waiting ones that became final after them and after a position.
+
+    Given by where that was decided.
+    """
+    waiting = {each.position: each for each in outcomes if each.status == WAITING}
+    operations = select_operations(conn, waiting)
+    wakes: dict[int, set[OperationName]] = {}
+    followers = [Booked(at, operations[at]) for at in waiting]
+    standings = select_originals(conn, followers)
+    for booked in followers:
+        for name, at in final_originals(booked, standings).items():
+            if at > max(booked.position, after):
+                wakes.setdefault(at, set()).add(name)
+    return wakes
 
 
 def _wake_in_tx(
     conn: Connection[Any],
     rulesets: PublishedRulesets,
-    original: OperationName,
+    originals: Collection[OperationName],
     at: int,
     lane: int,
 ) -> list[Outcome]:
-    """Wake what waits for an original, by the order that made it final if there was one."""
-    order = select_next_naming(conn, at - 1, [original])
-    if order is None or order.position != at or not _tried_by_in_tx(conn, order, original):
-        return wake_in_tx(conn, rulesets, {original: at}, lane)
-    return _repeat_in_tx(conn, rulesets, order, lane, final={original: at})
-
-
-def _tried_by_in_tx(conn: Connection[Any], order: RepairOrderRow, name: OperationName) -> bool:
-    """Tell whether an order tried an operation, and did not only wake it."""
-    if name[0] != order.book_id or name[1] not in order.operation_ids:
-        return False
-    original = select_original_in_tx(conn, name)
-    standing = None if original is None else select_standings(conn, [original]).get(original)
-    if original is None or standing is None or standing.attempt_position < order.position:
-        return True
-    return _tried_by_in_tx(conn, order, original)
+    """Wake what waits for originals, first by the order that made them final if there was one."""
+    order = select_next_naming(conn, at - 1, originals)
+    changed: list[Outcome] = []
+    if order is not None and order.position == at:
+        changed = _repeat_in_tx(conn, rulesets, order, lane)
+    return changed + wake_in_tx(conn, rulesets, dict.fromkeys(originals, at), lane, late=True)
 
 
 def _repeat_in_tx(
-    conn: Connection[Any],
-    rulesets: PublishedRulesets,
-    order: RepairOrderRow,
-    lane: int,
-    *,
-    final: Mapping[OperationName, int] | None = None,
+    conn: Connection[Any], rulesets: PublishedRulesets, order: RepairOrderRow, lane: int
 ) -> list[Outcome]:
     """Repeat an order for those it names that were decided below it and are still open."""
     named = [(order.book_id, operation_id) for operation_id in order.operation_ids]
@@ -181,4 +175,28 @@ def _repeat_in_tx(
         for name, standing in select_standings(conn, named).items()
         if standing.status not in FINAL and standing.attempt_position < order.position
     ]
-    return obey_in_tx(conn, rulesets, order, names, lane, final=final)
+    final = {
+        name: order.position
+        for name, standing in select_originals(conn, _booked_in_tx(conn, names)).items()
+        if standing.status in FINAL
+        and standing.attempt_position == order.position
+        and _tried_by_in_tx(conn, order, name)
+    }
+    return obey_in_tx(conn, rulesets, order, names, lane, final=final, late=True)
+
+
+def _tried_by_in_tx(conn: Connection[Any], order: RepairOrderRow, name: OperationName) -> bool:
+    """Tell whether an order tried an operation, and did not only wake it."""
+    if name[0] != order.book_id or name[1] not in order.operation_ids:
+        return False
+    standings = select_originals(conn, _booked_in_tx(conn, [name]))
+    return all(
+        standing.attempt_position != order.position or _tried_by_in_tx(conn, order, original)
+        for original, standing in standings.items()
+    )
+
+
+def _booked_in_tx(conn: Connection[Any], names: Sequence[OperationName]) -> list[Booked]:
+    """Read from the log the operations of outcomes."""
+    positions = [position for position, _ in select_elsewhere_in_tx(conn, names).values()]
+    return [Booked(*each) for each in select_operations(conn, positions).items()]

@@ -7,7 +7,7 @@ the outcome and its vouchers are a function of the log's prefix alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +26,9 @@ from projections.outcomes import (
     PARKED,
     VOUCHERED,
     WAITING,
+    OperationName,
     Outcome,
+    Standing,
     apply_totals_in_tx,
     update_in_tx,
     write_amounts,
@@ -111,12 +113,60 @@ def settle(tried: Attempt, at: int) -> Settled:
     return _bare(_outcome(tried, at, PARKED, reason=str(result.reason), detail=result.detail))
 
 
-def settle_waiting(tried: Attempt, original_id: str) -> Settled:
-    """Put an operation behind its original, whatever the rules would say."""
-    waiting = Attempt(tried.booked, None, tried.result)
-    at = tried.booked.position
+def settle_waiting(booked: Booked, original_id: str) -> Settled:
+    """Put an operation behind one of its originals, whatever the rules would say."""
+    waiting = Attempt(booked, None, ())
+    at = booked.position
     outcome = _outcome(waiting, at, WAITING, reason=BEHIND_ORIGINAL, waits_for=original_id)
     return _bare(outcome)
+
+
+def final_originals(
+    booked: Booked, standings: Mapping[OperationName, Standing], *, through: int | None = None
+) -> dict[OperationName, int]:
+    """Say which of an operation's originals are final, and where that was decided.
+
+    With `through`, what was decided beyond that position is not final yet.
+    """
+    final: dict[OperationName, int] = {}
+    for name in original_names(booked):
+        standing = standings.get(name)
+        if standing is None or standing.status not in FINAL:
+            continue
+        if through is None or standing.attempt_position <= through:
+            final[name] = standing.attempt_position
+    return final
+
+
+def original_names(booked: Booked) -> list[OperationName]:
+    """Name what an operation follows, in the order in which it waits for them."""
+    operation = booked.operation
+    return [(operation.book_id, original_id) for original_id in operation.originals]
+
+
+def first_open(booked: Booked, final: Mapping[OperationName, int]) -> str | None:
+    """Name the original that an operation waits for: the first that is not final; or None."""
+    return next((name[1] for name in original_names(booked) if name not in final), None)
+
+
+def settle_after(
+    rulesets: PublishedRulesets,
+    booked: Booked,
+    final: Mapping[OperationName, int],
+    tried: Attempt | None = None,
+) -> Settled:
+    """Settle an operation as its originals stand; decided after all of them.
+
+    `tried` is an attempt at its own position, if there was one.
+    """
+    original_id = first_open(booked, final)
+    if original_id is not None:
+        return settle_waiting(booked, original_id)
+    at = max(booked.position, *(final[name] for name in original_names(booked)))
+    is_late = at > booked.position  # then it is dated so
+    if tried is None or (is_late and not isinstance(tried.result, Refused)):
+        tried = attempt(rulesets, booked, at=at)
+    return settle(tried, at)
 
 
 def post_in_tx(conn: Connection[Any], settled: Sequence[Settled], lane: int) -> None:

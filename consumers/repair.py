@@ -32,6 +32,7 @@ from projections.parked import (
     Waiter,
     select_originals,
     select_parked,
+    select_standing,
     select_waiters,
 )
 from projections.positions import select_head
@@ -117,12 +118,14 @@ class RepairState(msgspec.Struct, frozen=True):
 class Explanation(msgspec.Struct, frozen=True):
     """Everything about one parked or waiting operation, and what a retry would make of it.
 
+    `depends_on` is what it follows by name, in the order in which it waits for them;
     `waits_for` is the chain of originals in front of it, `waiters` is what stands behind it;
     both nearest first.
     """
 
     parked: ParkedOperation
     operation: OperationBooked
+    depends_on: tuple[Original, ...]
     waits_for: tuple[Original, ...]
     waiters: tuple[Waiter, ...]
     retry: Tried
@@ -154,7 +157,7 @@ def try_dry(
 ) -> Iterator[Tried]:
     """Say what a retry would make of each operation, changing nothing.
 
-    A waiting operation is shown as if its original were final.
+    A waiting operation is shown as if its originals were final.
     """
     pages = every_parked(conn, book_id, wanted)
     while chunk := list(islice(pages, PAGE)):
@@ -310,6 +313,7 @@ def explain(
     return Explanation(
         found[0],
         operation,
+        tuple(select_standing(conn, book_id, operation.originals)),
         tuple(select_originals(conn, book_id, operation_id)),
         tuple(select_waiters(conn, book_id, operation_id)),
         tried,

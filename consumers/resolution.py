@@ -3,14 +3,14 @@
 Three ways lead here: an original became final and wakes what waits for it; a sweep finds
 waiters that were missed; a repair order is due, that is, every lane has passed it.
 Invariant: what an operation becomes depends on positions in the log, never on which lane
-was faster: a woken operation is tried with its own rules, decided at the greater of its own
-and its original's position; an ordered one with the rules published before the order.
+was faster: a woken operation is tried with its own rules, decided at the greatest of its own
+and its originals' positions; an ordered one with the rules published before the order.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,7 +27,11 @@ from consumers.posting import (
     attempt,
     change_in_tx,
     final_names,
+    final_originals,
+    first_open,
+    original_names,
     settle,
+    settle_after,
 )
 from ledger.events import MOVEMENT_KINDS, OperationBooked
 from ledger.money import AMOUNT_MAX
@@ -36,9 +40,11 @@ from projections.outcomes import (
     WAITING,
     OperationName,
     Outcome,
+    Standing,
     lock_open_in_tx,
     lock_waiters_in_tx,
     select_missed,
+    select_standings,
 )
 from projections.periods import lock_due_cut_in_tx, perform_cut_in_tx
 from projections.positions import select_visible
@@ -59,8 +65,14 @@ def wake_in_tx(
     rulesets: PublishedRulesets,
     resolved: Mapping[OperationName, int],
     lane: int,
+    *,
+    late: bool = False,
 ) -> list[Outcome]:
-    """Try again what waits for operations that became final, and what waits for those."""
+    """Try again what waits for operations that became final, and what waits for those.
+
+    One that has another original that is not final waits for that one from now on; when `late`,
+    also for one that was final only later in the log than what it waited for.
+    """
     changed: list[Outcome] = []
     frontier = dict(resolved)
     while frontier:
@@ -69,12 +81,13 @@ def wake_in_tx(
             break
         load_rulesets(conn, rulesets)  # a waiter may have come by a lane that is ahead
         operations = select_operations(conn, (waiter.position for waiter in waiters))
+        woken = [Booked(waiter.position, operations[waiter.position]) for waiter in waiters]
+        standings = select_originals(conn, woken)
         changes = []
-        for waiter in waiters:
-            assert waiter.waits_for is not None
-            at = max(waiter.position, frontier[waiter.book_id, waiter.waits_for])
-            booked = Booked(waiter.position, operations[waiter.position])
-            changes.append((waiter, settle(attempt(rulesets, booked, at=at), at)))
+        for waiter, booked in zip(waiters, woken, strict=True):
+            at = max(waiter.position, frontier[waiter.book_id, waiter.waits_for or ""])
+            final = final_originals(booked, standings, through=at if late else None)
+            changes.append((waiter, settle_after(rulesets, booked, final)))
         now = change_in_tx(conn, changes, lane)
         changed += now
         frontier = final_names(now)
@@ -94,8 +107,8 @@ def perform_order_in_tx(
     """Perform the first due repair order or day cut; None when none is due.
 
     Every lane has passed the order, so each operation it names has its outcome. A retry that
-    names a waiting operation tries it only if its original became final by the same order; an
-    override needs no original: its lines are given.
+    names a waiting operation tries it only if the last of its originals became final by the same
+    order; an override needs no original: its lines are given.
     """
     visible = select_visible(conn)
     cut = lock_due_cut_in_tx(conn, visible)
@@ -123,26 +136,37 @@ def obey_in_tx(
     lane: int,
     *,
     final: Mapping[OperationName, int] | None = None,
+    late: bool = False,
 ) -> list[Outcome]:
     """Try these of an order's operations by it, and wake what waited for them.
 
-    `final` are originals that the order has made final already, and where that was decided.
+    `final` are originals that the order has made final already, and where that was decided;
+    `late`: what was decided beyond the order is not final yet.
     """
     named = lock_open_in_tx(conn, names, below=order.position)
     operations = select_operations(conn, (outcome.position for outcome in named))
+    booked_too = [Booked(before.position, operations[before.position]) for before in named]
+    standings = select_originals(conn, booked_too)
     resolved: dict[OperationName, int] = dict(final or {})
     changes: list[tuple[Outcome, Settled]] = []
-    for before in named:
-        waits_for = (before.book_id, before.waits_for or "")
-        retried = order.kind == "retry"
-        if retried and before.status == WAITING and waits_for not in resolved:
-            continue
-        booked = Booked(before.position, operations[before.position])
+    for before, booked in zip(named, booked_too, strict=True):
+        if order.kind == "retry" and before.status == WAITING:
+            earlier = final_originals(booked, standings, through=order.position - 1)
+            if first_open(booked, earlier | resolved) is not None:
+                continue
         settled = _settled_by(order, rulesets, booked)
         changes.append((before, settled))
         resolved |= final_names([settled.outcome])
     changed = change_in_tx(conn, changes, lane) if changes else []
-    return changed + wake_in_tx(conn, rulesets, resolved, lane)
+    return changed + wake_in_tx(conn, rulesets, resolved, lane, late=late)
+
+
+def select_originals(
+    conn: Connection[Any], followers: Iterable[Booked]
+) -> dict[OperationName, Standing]:
+    """Read how everything stands that these operations follow."""
+    names = {name for booked in followers for name in original_names(booked)}
+    return select_standings(conn, sorted(names)) if names else {}
 
 
 def _settled_by(order: RepairOrderRow, rulesets: PublishedRulesets, booked: Booked) -> Settled:

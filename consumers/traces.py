@@ -22,7 +22,6 @@ SELECT_ELSEWHERE = f"""
     SELECT book_id, operation_id, o.position, o.business_date::text
     FROM outcomes o JOIN {NAMES} USING (book_id, operation_id)
 """
-SELECT_ORIGINAL = "SELECT depends_on FROM outcomes WHERE book_id = %s AND operation_id = %s"
 SELECT_VOUCHERED = "SELECT DISTINCT position FROM vouchers WHERE position = ANY(%s)"
 SELECT_BOOKED = """
     SELECT originator_id, notification_id FROM ledger.stored_events
@@ -115,12 +114,6 @@ def select_elsewhere_in_tx(
     """Find outcomes by name, wherever they say the operation is: position, business date."""
     rows = conn.execute(SELECT_ELSEWHERE, (_names(names),))
     return {(book, operation): (position, date) for book, operation, position, date in rows}
-
-
-def select_original_in_tx(conn: Connection[Any], name: OperationName) -> OperationName | None:
-    """Read which operation's outcome one depends on; None when it depends on nothing."""
-    row = conn.execute(SELECT_ORIGINAL, name).fetchone()
-    return None if row is None or row[0] is None else (name[0], row[0])
 
 
 def select_vouchered_in_tx(conn: Connection[Any], positions: Sequence[int]) -> set[int]:

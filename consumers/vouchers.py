@@ -1,8 +1,8 @@
 """From a batch of the log to the books: the one handler of live, repair and rebuild.
 
 Steps: (1) `prepare`: rulesets are remembered and every operation is tried, before any SQL;
-(2) decisions are kept; (3) originals are looked up: behind one that is not final, an
-operation waits; (4) outcomes are claimed; (5) vouchers, balances, orders and issues are
+(2) decisions are kept; (3) originals are looked up: behind the first that is not final,
+an operation waits; (4) outcomes are claimed; (5) vouchers, balances, orders and issues are
 written for what was claimed; (6) what waited for it is woken. Invariant: an effect exists
 if and only if its outcome was claimed, in the same transaction.
 """
@@ -34,8 +34,10 @@ from consumers.posting import (
     Settled,
     attempt,
     final_names,
+    final_originals,
+    original_names,
     settle,
-    settle_waiting,
+    settle_after,
 )
 from consumers.resolution import wake_in_tx
 from consumers.sums import Sums
@@ -43,7 +45,6 @@ from ledger.events import BookOpened, DayOpened
 from projections.journal import insert_vouchers_in_tx
 from projections.orders import insert_orders_in_tx
 from projections.outcomes import (
-    FINAL,
     OperationName,
     Outcome,
     Standing,
@@ -98,8 +99,8 @@ def handle_in_tx(
 ) -> list[Outcome]:
     """Write a batch into the books; return the outcomes that are new or changed.
 
-    `late` operations were missing: one whose original became final after it waits, as it would
-    have, for whoever heals to go on from there.
+    `late` operations were missing: one with an original that became final after it waits, as it
+    would have, for whoever heals to go on from there.
 
     The caller holds the lane's row and moves its position in the same transaction.
     """
@@ -114,7 +115,7 @@ def handle_in_tx(
     sums = Sums()
     write_new_in_tx(conn, fresh, new, sums)
     sums.post_in_tx(conn, lane)
-    return outcomes + wake_in_tx(conn, rulesets, final_names(outcomes), lane)
+    return outcomes + wake_in_tx(conn, rulesets, final_names(outcomes), lane, late=late)
 
 
 def write_new_in_tx(
@@ -160,17 +161,11 @@ def keep_decisions_in_tx(conn: Connection[Any], decided: Sequence[Decided]) -> N
 def _settle_in_tx(
     conn: Connection[Any], rulesets: PublishedRulesets, attempts: Sequence[Attempt], late: bool
 ) -> list[Settled]:
-    """Give each attempt its outcome; one behind an original that is not final waits."""
-    named = {
-        (tried.booked.operation.book_id, tried.booked.operation.original_operation_id)
-        for tried in attempts
-        if tried.booked.operation.original_operation_id is not None
-    }
+    """Give each attempt its outcome; one with an original that is not final waits behind it."""
+    named = {name for tried in attempts for name in original_names(tried.booked)}
     if not named:
         return [settle(tried, tried.booked.position) for tried in attempts]
-    standings: dict[OperationName, Standing] = select_standings(
-        conn, sorted((book, original or "") for book, original in named)
-    )
+    standings = select_standings(conn, sorted(named))
     settled: list[Settled] = []
     for tried in attempts:
         each = settle_behind(tried, standings, rulesets, late=late)
@@ -187,20 +182,12 @@ def settle_behind(
     *,
     late: bool = False,
 ) -> Settled:
-    """Settle an attempt as its original stands; without one, by itself."""
-    position, operation = tried.booked.position, tried.booked.operation
-    original_id = operation.original_operation_id
-    if original_id is None:
-        return settle(tried, position)
-    original = standings.get((operation.book_id, original_id))
-    if original is None or original.status not in FINAL:
-        return settle_waiting(tried, original_id)
-    at = max(position, original.attempt_position)
-    if late and at > position:
-        return settle_waiting(tried, original_id)
-    if at > position and not isinstance(tried.result, Refused):  # it comes late: dated so
-        tried = attempt(rulesets, tried.booked, at=at)
-    return settle(tried, at)
+    """Settle an attempt as its originals stand; without one, by itself."""
+    booked = tried.booked
+    if booked.operation.original_operation_id is None:
+        return settle(tried, booked.position)
+    final = final_originals(booked, standings, through=booked.position if late else None)
+    return settle_after(rulesets, booked, final, tried)
 
 
 def _refused(tried: Attempt, refusals: dict[int, str]) -> Attempt:

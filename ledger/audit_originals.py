@@ -1,7 +1,7 @@
 """Check, for an audit, what follows an original: versions, refunds within parts, stages.
 
-Invariant: every operation that names an original has its row in the original's stream; the
-rows' versions have no gaps; the refunded sums are recomputed from the refunds' own legs and
+Invariant: every operation that follows others has its row in the stream of each; the rows'
+versions have no gaps; the refunded sums are recomputed from the refunds' own legs and
 never exceed the original's parts; a payout's stage follows from the one before.
 Memory: one small struct per operation that something followed.
 """
@@ -65,11 +65,12 @@ class Originals:
                 self._first[stream] = _Found(original, position)
 
     def book(self, operation: ev.OperationBooked, position: int) -> None:
-        """Remember an operation of this commit, and the original it owes a row to."""
-        original_id = operation.original_operation_id
-        if original_id is not None:
+        """Remember an operation of this commit, and the originals it owes a row to."""
+        originals = operation.originals
+        if originals:
             self._booked[operation.operation_id] = (operation, position)
-            self._owed[original_id, operation.operation_id] = position
+            for original_id in originals:
+                self._owed[original_id, operation.operation_id] = position
         elif any(leg.kind in ("release", "capture") for leg in operation.legs):
             self._booked[operation.operation_id] = (operation, position)
 
@@ -99,7 +100,7 @@ class Originals:
         """Prove that every original of the commit's operations got its row."""
         for (original_id, operation_id), position in self._owed.items():
             what = f"followed by {operation_id}"
-            _unlike(position, "state.original_operation_id", f"{original_id} {what}", None)
+            _unlike(position, "state.originals", f"{original_id} {what}", None)
         self._booked.clear()
 
     def _original(self, stream: bytes, position: int) -> Original:

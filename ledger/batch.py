@@ -299,6 +299,7 @@ class _Decider:
             _relation(kind, original, legs),
             operation.description,
             tuple(legs.issues),
+            tuple(opener for opener in legs.openers if opener != original_id),
         )
         record = self._record(event)
         for number, account_event in legs.events:

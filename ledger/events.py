@@ -264,7 +264,10 @@ class Issue(_Fact, frozen=True, gc=False):
 
 
 class OperationBooked(_Fact, frozen=True, gc=False):
-    """Version 1 of an operation's stream: every leg was booked. The permanent record."""
+    """Version 1 of an operation's stream: every leg was booked. The permanent record.
+
+    `also_follows` names the openers of other holds that its legs release or capture.
+    """
 
     book_id: str
     operation_id: str
@@ -282,6 +285,14 @@ class OperationBooked(_Fact, frozen=True, gc=False):
     relation: str | None = None
     description: str | None = None
     issues: tuple[Issue, ...] = ()
+    also_follows: tuple[str, ...] = ()
+
+    @property
+    def originals(self) -> tuple[str, ...]:
+        """Give every operation that it follows by name, the one it names itself first."""
+        if self.original_operation_id is None:
+            return ()
+        return (self.original_operation_id, *self.also_follows)
 
 
 class OperationRejected(_Fact, frozen=True, gc=False):

@@ -73,7 +73,7 @@ def decide_legs(
         else:
             if leg.hold_id is not None and leg.kind != "hold":
                 hold = account.holds.get(leg.hold_id)
-                if hold is not None:
+                if hold is not None and hold.operation_id != context.operation_id:
                     legs.openers[hold.operation_id] = leg.kind
             if account.type == BUFFER and is_buffer(account):
                 decision = Rejection(RejectionReason.ENGINE_ACCOUNT, leg_no, leg.account)

@@ -36,10 +36,18 @@ FILTERED = """
           WHERE e.notification_id = o.position
             AND %(account)s IN (leg ->> 'account', leg ->> 'intended_account')))
 """
+# Only the log says what an operation follows besides its first original.
+ALSO_FOLLOWS = """
+    CASE WHEN o.depends_on IS NOT NULL THEN (
+        SELECT array(SELECT jsonb_array_elements_text(
+            convert_from(e.state, 'UTF8')::jsonb -> 'also_follows'))
+        FROM ledger.stored_events e WHERE e.notification_id = o.position) END
+"""
 SELECT_PARKED = f"""
     SELECT o.position, o.operation_id, o.business_type, o.business_date::text, o.status,
-           o.reason, o.detail, o.depends_on, o.waits_for, o.attempt_position, r.ruleset_hash,
-           o.amounts, first.booked_at, o.position, first.booked_at, last.booked_at
+           o.reason, o.detail, o.depends_on, {ALSO_FOLLOWS}, o.waits_for,
+           o.attempt_position, r.ruleset_hash, o.amounts, first.booked_at, o.position,
+           first.booked_at, last.booked_at
     FROM outcomes o
     LEFT JOIN rulesets r ON r.position = o.ruleset_position
     LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= o.position
@@ -96,6 +104,12 @@ SELECT_ORIGINALS = """
       ON o.book_id = %(book)s AND o.operation_id = ahead.waits_for
     ORDER BY ahead.depth
 """
+SELECT_STANDING = """
+    SELECT named.operation_id, coalesce(o.status, 'not in the books'), coalesce(o.reason, '')
+    FROM unnest(%(ids)s::text[]) WITH ORDINALITY AS named(operation_id, no)
+    LEFT JOIN outcomes o ON o.book_id = %(book)s AND o.operation_id = named.operation_id
+    ORDER BY named.no
+"""
 CHAIN_DEPTH_MAX = 100
 WAITERS_SHOWN_MAX = 100
 INSERT_ISSUES = """
@@ -128,6 +142,7 @@ SELECT_SET_ASIDES = """
 class ParkedOperation(msgspec.Struct, frozen=True):
     """A parked or waiting operation: why, since when, behind what, with which rules tried.
 
+    `depends_on` are all operations that it follows, `waits_for` the first that is not final.
     First and last attempt are places in the log (its own, its original's, or its last repair
     order's) and their instants are the log's: no clock of a consumer is kept.
     """
@@ -139,7 +154,7 @@ class ParkedOperation(msgspec.Struct, frozen=True):
     status: str
     reason: str | None
     detail: str | None
-    depends_on: str | None
+    depends_on: tuple[str, ...]
     waits_for: str | None
     attempt_position: int
     ruleset_hash: str | None
@@ -173,7 +188,7 @@ class Waiter(msgspec.Struct, frozen=True):
 
 
 class Original(msgspec.Struct, frozen=True):
-    """What an operation waits for, and how that stands."""
+    """What an operation follows or waits for, and how that stands."""
 
     operation_id: str
     status: str
@@ -275,7 +290,7 @@ def select_parked(
     after = read_cursor(cursor, int) or (None,)
     more = {"after": after[0], "limit": checked_limit(limit) + 1}
     rows = conn.execute(SELECT_PARKED, _values(book_id, wanted) | more)
-    found = [ParkedOperation(*(*row, _age_s(row[-2], now))) for row in rows]
+    found = [_parked(row, now) for row in rows]
     return page_of(found, limit, lambda operation: (operation.position,))
 
 
@@ -302,6 +317,20 @@ def select_originals(conn: Connection[Any], book_id: str, operation_id: str) -> 
     """List what an operation waits for, and what that waits for; nearest first."""
     values = {"book": book_id, "operation": operation_id, "depth": CHAIN_DEPTH_MAX}
     return [Original(*row) for row in conn.execute(SELECT_ORIGINALS, values)]
+
+
+def select_standing(
+    conn: Connection[Any], book_id: str, operation_ids: Iterable[str]
+) -> list[Original]:
+    """Say how operations stand, in the order given."""
+    values = {"book": book_id, "ids": list(operation_ids)}
+    return [Original(*row) for row in conn.execute(SELECT_STANDING, values)]
+
+
+def _parked(row: tuple[Any, ...], now: dt.datetime | None) -> ParkedOperation:
+    first, others = row[7:9]
+    depends_on = () if first is None else (first, *(others or ()))
+    return ParkedOperation(*(*row[:7], depends_on, *row[9:], _age_s(row[-2], now)))
 
 
 def _values(book_id: str, wanted: ParkedFilter | None) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from infra.cli.repair_words import (
 )
 from infra.decision_log import decision_log
 from projections.parked import (
+    Original,
     ParkedCount,
     ParkedFilter,
     ParkedOperation,
@@ -184,7 +185,8 @@ def explain(
 
 def _show_standing(found: repair.Explanation) -> None:
     parked, tried = found.parked, found.retry
-    chain = [f"{each.operation_id} ({each.status} {each.reason})" for each in found.waits_for]
+    follows = [_standing_words(each) for each in found.depends_on]
+    chain = [_standing_words(each) for each in found.waits_for]
     behind = [f"{each.operation_id} (for {each.waits_for})" for each in found.waiters]
     show_pairs(
         [
@@ -199,11 +201,16 @@ def _show_standing(found: repair.Explanation) -> None:
             ),
             ("last attempt", f"position {parked.attempt_position:,}, {parked.last_attempt_at}"),
             ("rules tried", (parked.ruleset_hash and parked.ruleset_hash[:12]) or "–"),
+            ("depends on", ", ".join(follows) or "–"),
             ("waits for", " → ".join(chain) or "–"),
             ("behind it", ", ".join(behind) or "–"),
             ("a retry now", f"{tried.becomes} {reason_words(tried.reason, tried.detail)}".strip()),
         ]
     )
+
+
+def _standing_words(original: Original) -> str:
+    return f"{original.operation_id} ({original.status} {original.reason})".replace(" )", ")")
 
 
 def _show_voucher(voucher: Voucher, title: str) -> None:

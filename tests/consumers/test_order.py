@@ -72,15 +72,20 @@ class ShuffledBus:
 
 
 def refund(
-    written: WrittenLog, operation_id: str, original: str, chance: random.Random, day: str
+    written: WrittenLog,
+    operation_id: str,
+    originals: Sequence[str],
+    chance: random.Random,
+    day: str,
 ) -> OperationBooked:
-    """A refund that travels in the partition of a random merchant."""
+    """A refund, of one or several at once, that travels in the partition of a random merchant."""
     merchant = f"M-{chance.randint(1, 9)}"
     return written.operation(
         operation_id,
         [leg("debit", merchant, 100, MERCHANT), leg("credit", "C-1", 100, CUSTOMER)],
         business_type="refund",
-        original=original,
+        original=originals[0],
+        also=originals[1:],
         day=day,
     )
 
@@ -126,17 +131,20 @@ def changed(written: WrittenLog, kind: str, date: str) -> None:
     written.decide(lambda made: periods.approve_change(made, book, change, checker="bob"))
 
 
-def a_random_history(written: WrittenLog, chance: random.Random) -> None:
-    """Rulesets with holes, operations that name earlier ones, repairs of any of them.
+def a_random_history(
+    written: WrittenLog, chance: random.Random, *, pages: float = 0.2
+) -> list[str]:
+    """Rulesets with holes, operations that follow some earlier ones, repairs of any of them.
 
-    Days are opened and cut, the past is closed and reopened, meanwhile.
+    Days are opened and cut, the past is closed and reopened, meanwhile (`pages`: how often).
+    Return the ids of the operations.
     """
     rules = [(), ("payment",), ("payment", "refund"), ("recharge",), ("refund",)]
     ids: list[str] = []
     today = dt.date.fromisoformat(DAY)
     open_first_day(written, today)
     for number in range(45):
-        if chance.random() < 0.2:
+        if chance.random() < pages:
             today = turn_a_page(written, today, chance)
         match chance.randint(0, 9):
             case 0:
@@ -147,8 +155,8 @@ def a_random_history(written: WrittenLog, chance: random.Random) -> None:
                     lambda made, named=named: made.request_repair(BOOK, named, maker="alice")
                 )
             case 3 | 4 | 5 if ids:
-                original = chance.choice(ids)
-                written.commit(refund(written, f"f-{number}", original, chance, str(today)))
+                originals = chance.sample(ids, min(len(ids), chance.choice((1, 1, 2, 3))))
+                written.commit(refund(written, f"f-{number}", originals, chance, str(today)))
                 ids.append(f"f-{number}")
             case 6:
                 written.commit(payment(written, f"p-{number}", str(today)))  # type: ignore[arg-type]
@@ -160,6 +168,7 @@ def a_random_history(written: WrittenLog, chance: random.Random) -> None:
                 ids.append(f"r-{number}")
     written.publish()
     written.decide(lambda made: made.request_repair(BOOK, ids[::3] or ["none"], maker="alice"))
+    return ids
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from accounting import periods
 from accounting.ruleset import Ruleset
 from accounting.ruleset_files import shipped_ruleset
+from consumers.rebuild import rebuild
+from consumers.repair import explain
+from infra import audit
 from infra.decision_log import decision_log
 from projections.outcomes import PARKED, WAITING
 from projections.parked import ParkedOperation, select_parked
@@ -140,3 +144,54 @@ def test_what_follows_a_parked_operation_waits_whatever_partition_it_is_in(
     assert after["a capture of its hold"] == after["a refund of it"] == ("vouchered", None)
     assert after["a correction of it"] == ("vouchered", None)
     assert after["a release of its hold"] == after["the hold"] == ("non_posting", None)
+
+
+def test_what_follows_several_waits_for_one_after_the_other_and_shows_them_all(
+    ledger: Ledger, database_url: str
+) -> None:
+    """It waited for one only, and was vouchered while the opener of its other hold was parked."""
+    ledger.post(
+        b.post("hold", b.hold("C-1", 300, "H-1"), operation_id="first"),
+        b.post("hold", b.hold("C-1", 200, "H-2"), operation_id="second"),
+        b.post("payment", b.debit("C-1", 9), b.credit("M-1", 9), operation_id="paid"),
+    )
+    ledger.post(
+        b.post(
+            "payment_capture",
+            b.capture("C-1", 200, "H-2"),
+            b.capture("C-1", 300, "H-1"),
+            b.credit("M-1", 500),
+            operation_id="all three",
+            original_operation_id="paid",
+        )
+    )
+    seen = []
+
+    def look() -> None:
+        consume_log(database_url)
+        with psycopg.connect(database_url) as conn:
+            assert audit.verify(conn).difference is None
+        assert rebuild(database_url, swap=False).difference is None
+        item = open_items(database_url).get("all three")
+        seen.append(item and (item.depends_on, item.waits_for))
+
+    look()
+    story.publish(database_url, shipped_ruleset())
+    with connect_to(database_url) as conn:
+        explained = explain(conn, BOOK, "all three")
+    for named in (["second"], ["paid"], ["first", "all three"]):
+        with decision_log(database_url) as decisions:
+            decisions.request_repair(b.BOOK, named, maker="alice")
+        look()
+
+    depends_on = ("paid", "second", "first")
+    assert seen == [(depends_on, "paid"), (depends_on, "paid"), (depends_on, "first"), None]
+    assert [(each.operation_id, each.status) for each in explained.depends_on] == [
+        (name, PARKED) for name in depends_on
+    ]
+    with connect_to(database_url) as conn:
+        rows = conn.execute(
+            "SELECT status, attempt_position = (SELECT max(position) FROM repair_orders)"
+            " FROM outcomes WHERE operation_id = 'all three'"
+        ).fetchall()
+    assert rows == [("vouchered", True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from projections.tables import connect_to
 from tests.consumers.caught_up import books, consume_log, statuses
 from tests.consumers.lossy_books import consume_losing, tell_repairs
 from tests.consumers.test_completeness import broken, passed_over, two_recharges
+from tests.consumers.test_order import a_random_history
 from tests.consumers.test_outcomes import identity_of, payment, refund_of, rules_without
 from tests.consumers.test_periods import a_day_without_payments, cut, repaired
 from tests.consumers.written_log import BOOK, DAY, WrittenLog
@@ -95,6 +97,24 @@ def test_whatever_was_lost_the_healed_books_are_those_of_a_rebuild(
                 assert sweep(conn).is_complete
             expected = {name: status for name, (status, _) in statuses(database_url).items()}
             assert told(database_url) == expected
+
+
+@pytest.mark.parametrize("seed", range(30, 34))
+def test_whatever_a_random_history_lost_the_healed_books_are_those_of_the_log(
+    database_url: str, seed: int
+) -> None:
+    """Operations that follow several others find each of them final where the log made it so."""
+    chance = random.Random(seed)
+    ids = a_random_history(WrittenLog(database_url), chance, pages=0.0)
+    consume_log(database_url)
+    whole = books(database_url)
+    for _ in range(3):
+        lost = chance.sample(ids, chance.randint(1, len(ids) // 2))
+        consume_losing(database_url, lost)
+        assert healed(database_url).healed == len(lost)
+        found = books(database_url)
+        for table, rows in whole.items():
+            assert found[table] == rows, (table, lost)
 
 
 def test_a_healed_operation_is_named_on_the_record_and_counted(database_url: str) -> None:

@@ -78,6 +78,7 @@ class WrittenLog:
         business_type: str = "recharge",
         fee_minor: int | None = None,
         original: str | None = None,
+        also: Sequence[str] = (),
         day: str = DAY,
         orders: OrderNumbers | None = None,
         issues: tuple[Issue, ...] = (),
@@ -101,6 +102,7 @@ class WrittenLog:
             original_operation_id=original,
             relation=None if original is None else "refund",
             issues=issues,
+            also_follows=tuple(also),
         )
 
     def recharge(
