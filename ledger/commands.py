@@ -52,6 +52,8 @@ def decide_open(
     if request.parent is not None:
         if parent is None:
             return Rejection(R.UNKNOWN_PARENT, 0, request.account, request.parent)
+        if is_buffer(parent):
+            return Rejection(R.ENGINE_ACCOUNT, 0, request.account, request.parent)
         if parent.currency != request.currency:
             return Rejection(R.CURRENCY_MISMATCH, 0, request.account, request.parent)
     credit_limit = request.credit_limit_minor

@@ -15,6 +15,7 @@ from consumers.rebuild import (
 from ledger.errors import InvalidRequest, NotFound
 from projections.positions import LanesChanged, select_head, select_visible
 from projections.tables import connect_to
+from tests.audit import story
 from tests.consumers.caught_up import (
     books,
     consume_kafka,
@@ -41,6 +42,16 @@ def test_rebuilt_books_equal_the_live_ones_row_for_row(database_url: str) -> Non
     assert report.operations == 82
     assert books(database_url) == before
     assert identity_of(database_url).holds
+
+
+def test_applied_buffers_and_all_else_of_the_audit_s_story_are_rebuilt(database_url: str) -> None:
+    story.tell(database_url)
+    before = books(database_url)
+
+    report = rebuild(database_url)
+
+    assert report.difference is None
+    assert books(database_url) == before
 
 
 def test_books_made_over_kafka_are_rebuilt_from_the_log(

@@ -7,12 +7,14 @@ from typing import Any
 
 import msgspec
 import psycopg
+import pytest
 
 from infra import audit
 from ledger import operation as op
 from ledger.engine import EngineSettings
-from ledger.errors import BufferFull
+from ledger.errors import BufferFull, DayRefused
 from ledger.job import Job
+from ledger.money import AMOUNT_MAX
 from ledger.reads import AccountState, select_account, select_account_page
 from tests.ledger import builders as b
 from tests.ledger.booking import FixedClock, Ledger, running_ledger
@@ -49,7 +51,7 @@ def seen(ledger: Ledger) -> tuple[int, int, int]:
 
 def audited(ledger: Ledger) -> None:
     with psycopg.connect(ledger.database_url) as conn:
-        verdict = audit.verify_in_tx(conn)
+        verdict = audit.verify(conn)
     assert verdict.difference is None, verdict.difference
 
 
@@ -145,11 +147,11 @@ def test_another_engine_applies_what_a_dead_one_accepted(database_url: str) -> N
 def test_an_agreement_changed_is_an_agreement_read_back(database_url: str) -> None:
     with running_ledger(database_url, settings=STILL) as ledger:
         dates = {"valid_from": dt.date(2026, 1, 1), "valid_to": dt.date(2026, 12, 31)}
-        merchant(ledger, buffer_ms=500, entries_max=9, **dates)
+        merchant(ledger, buffer_ms=50_000, entries_max=9, **dates)
         ledger.answer(pay(40))
         buffer = state(ledger).buffer
         assert buffer is not None
-        assert (buffer.buffer_ms, buffer.agreement, buffer.entries_max) == (500, "A-7", 9)
+        assert (buffer.buffer_ms, buffer.agreement, buffer.entries_max) == (50_000, "A-7", 9)
         assert (buffer.valid_from, buffer.valid_to) == ("2026-01-01", "2026-12-31")
         with psycopg.connect(database_url, autocommit=True) as conn:
             page = select_account_page(conn, b.BOOK, {}, after="", limit=10)
@@ -173,3 +175,20 @@ def test_a_full_buffer_pushes_back_until_it_is_applied(database_url: str) -> Non
         job = Job(book_id=b.BOOK, submissions=(), apply=("M-1",), due_only=False)
         ledger.engine.post(job, 60)
         assert ledger.answer(pay(5, operation_id="p")).status == "accepted"
+
+
+def test_a_day_that_would_leave_something_waiting_does_not_open(database_url: str) -> None:
+    with running_ledger(database_url, settings=STILL) as ledger:
+        merchant(ledger, buffer_ms=60_000)
+        ledger.answer(pay(40))
+        freeze = op.FreezeAccount(freeze_id="f", authority="court", order_number="1", reason="x")
+        ledger.answer(b.command("M-1", freeze))
+        # a suspense account that has counted all that it can
+        ledger.open("CLOSED")
+        ledger.answer(b.command("CLOSED", op.CloseAccount()))
+        ledger.answer(b.post("recharge", b.credit("CLOSED", AMOUNT_MAX - 39)))
+        with pytest.raises(DayRefused, match="M-1"):
+            ledger.open_day("2026-02-01")
+        assert seen(ledger) == (0, 40, 40)
+        ledger.answer(b.post("recharge", b.credit("C-1", 1)))  # the day has stayed open
+        audited(ledger)

@@ -161,6 +161,8 @@ def test_nobody_but_the_engine_opens_or_changes_a_buffer_account() -> None:
     assert b.reason_of(given(), b.open_account("BUFFER-M-1")) is R.ACCOUNT_EXISTS
     change = b.command("BUFFER-M-1", op.SetReserve(reserve_minor=1))
     assert b.reason_of(given(buffer()), change) is R.ENGINE_ACCOUNT
+    below = b.open_account("C-9", parent="BUFFER-M-1")
+    assert b.reason_of(b.loaded(buffer(), missing=("C-9",)), below) is R.ENGINE_ACCOUNT
 
 
 # --- application --------------------------------------------------------------------------
