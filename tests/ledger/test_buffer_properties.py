@@ -13,7 +13,15 @@ from ledger.codec import decode_event
 from ledger.evolve import evolve
 from ledger.job import Job, Loaded
 from tests.ledger import builders as b
-from tests.ledger.test_batch_properties import LEGS, MOVEMENT, NAMES, NUMBERS, TYPES, Memory
+from tests.ledger.test_batch_properties import (
+    AMOUNTS,
+    LEGS,
+    MOVEMENT,
+    NAMES,
+    NUMBERS,
+    TYPES,
+    Memory,
+)
 
 # What stands between acceptance and application (a freeze, a block) may send money elsewhere.
 COMMANDS = st.sampled_from(
@@ -30,17 +38,23 @@ RUN = settings(max_examples=150, deadline=None, suppress_health_check=[HealthChe
 
 @st.composite
 def submissions(draw: st.DrawFn) -> list[op.Submission]:
-    """Operations of any legs, refunds of earlier ones, and some commands."""
-    made: list[op.Submission] = []
-    for number in range(draw(st.integers(1, 12))):
-        kind = draw(st.sampled_from(("post", "post", "post", "refund", "command")))
+    """Money for everybody, then operations of few legs, refunds of earlier ones, commands."""
+    made = [
+        b.post("recharge", b.credit(number, draw(AMOUNTS)), operation_id=f"op-{place}")
+        for place, number in enumerate(NUMBERS)
+    ]
+    for number in range(len(NUMBERS), len(NUMBERS) + draw(st.integers(1, 10))):
+        kind = draw(st.sampled_from(("move", "move", "move", "any", "refund", "command")))
         operation_id = f"op-{number}"
-        if kind == "refund" and number:
+        if kind == "refund":
             original = f"op-{draw(st.integers(0, number - 1))}"
             legs = draw(st.lists(MOVEMENT, min_size=1, max_size=2))
             made.append(
                 b.post("refund", *legs, operation_id=operation_id, original_operation_id=original)
             )
+        elif kind == "move":
+            legs = draw(st.lists(MOVEMENT, min_size=1, max_size=2))
+            made.append(b.post(draw(TYPES), *legs, operation_id=operation_id))
         elif kind == "command":
             made.append(b.command(draw(NAMES), draw(COMMANDS), operation_id=operation_id))
         else:
