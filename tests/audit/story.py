@@ -168,7 +168,7 @@ def accept(ledger: Ledger) -> None:
     ledger.post(
         b.post("payment", b.debit("C-1", 41), b.credit("HOT", 41)),
         b.post("payment", b.debit("C-1", 42), b.credit("HOTTER", 42)),
-        b.post("payment", b.debit("C-2", 43), b.credit("CHANNEL", 43)),
+        b.post("payment", b.debit("C-1", 43), b.credit("CHANNEL", 43)),
         b.post("payment", b.debit("CHANNEL", 43), b.credit("HOT", 43)),
     )
 
