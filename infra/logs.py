@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from typing import TextIO, cast
 
 import structlog
 
@@ -49,6 +50,16 @@ def log_hop(hop: Hop) -> None:
     )
 
 
+class _StandardError:
+    """Whatever standard error is when a line is written: it may be another file by then."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def set_up_logs(settings: Settings) -> None:
     """Configure structlog, and the loggers of the libraries, for this process."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
@@ -64,13 +75,14 @@ def set_up_logs(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+    standard_error = cast("TextIO", _StandardError())
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(standard_error),
         cache_logger_on_first_use=True,
     )
-    lines_of_libraries = logging.StreamHandler(sys.stderr)
+    lines_of_libraries = logging.StreamHandler(standard_error)
     lines_of_libraries.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
