@@ -12,6 +12,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from infra.settings import Settings
+from ledger.log import READ_COMMITTED
 
 CONNECT_TIMEOUT_S = 5
 POOL_WAIT_S = 2.0  # also how long the pool tries before it waits to be asked again
@@ -30,7 +31,8 @@ def connection_options(settings: Settings, application_name: str) -> dict[str, A
         "keepalives_idle": SILENCE_S,
         "options": (
             f"-c statement_timeout={statement_ms} -c lock_timeout={lock_ms} "
-            f"-c idle_in_transaction_session_timeout={statement_ms} -c timezone=UTC"
+            f"-c idle_in_transaction_session_timeout={statement_ms} -c timezone=UTC "
+            f"{READ_COMMITTED}"
         ),
     }
 

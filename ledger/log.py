@@ -45,6 +45,11 @@ INSERT_SEAL = """
 """
 
 
+# For connections: what is read after the log's lock must be seen as it is then, also where the
+# database's default is a stricter level, at which the snapshot would be from before the lock.
+READ_COMMITTED = r"-c default_transaction_isolation=read\ committed"
+
+
 class LogEnd(NamedTuple):
     """Where the log ends, as seen under the commit-order lock."""
 

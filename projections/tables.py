@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 from psycopg import Connection, connect, sql
 
+from ledger.log import READ_COMMITTED
+
 LIVE_SCHEMA = "projections"
 SHADOW_SCHEMA = "projections_shadow"
 LOCK_TIMEOUT_S = 30
@@ -156,7 +158,7 @@ def connect_to(database_url: str, schema: str = LIVE_SCHEMA) -> Connection[Any]:
         connect_timeout=5,
         tcp_user_timeout=20_000,
         keepalives_idle=20,
-        options=f"-c lock_timeout={LOCK_TIMEOUT_S}s",
+        options=f"-c lock_timeout={LOCK_TIMEOUT_S}s {READ_COMMITTED}",
     )
     use_schema(conn, schema)
     return conn
