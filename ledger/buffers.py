@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-
-import msgspec
+from copy import copy
+from functools import lru_cache
 
 from ledger import events as ev
 from ledger.account import Accepted, Account, Buffering, LegContext, flow_of, instant_text
@@ -70,12 +70,11 @@ def with_accepted(account: Account, accepted: Accepted | None) -> Account:
     if accepted is None:
         return account
     net = accepted.credits_minor - accepted.debits_minor
-    return msgspec.structs.replace(
-        account,
-        balance_minor=account.balance_minor + (net if account.normal_side == "credit" else -net),
-        debit_total_minor=account.debit_total_minor + accepted.debits_minor,
-        credit_total_minor=account.credit_total_minor + accepted.credits_minor,
-    )
+    ahead = copy(account)
+    ahead.balance_minor += net if account.normal_side == "credit" else -net
+    ahead.debit_total_minor += accepted.debits_minor
+    ahead.credit_total_minor += accepted.credits_minor
+    return ahead
 
 
 def refuse_full(
@@ -107,8 +106,9 @@ def due_at(accepted: Accepted, agreed: Buffering | None) -> str:
     return after_ms(accepted.since, 0 if agreed is None else agreed.buffer_ms // 2)
 
 
+@lru_cache(maxsize=1_024)
 def after_ms(instant: str, milliseconds: int) -> str:
-    """Return an instant of the log, later by some milliseconds."""
+    """Return an instant of the log, later by some milliseconds (asked for each accepted leg)."""
     at = dt.datetime.fromisoformat(instant)
     return instant_text(at + dt.timedelta(milliseconds=milliseconds))
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +22,7 @@ from ledger.money import AMOUNT_MAX
 from ledger.reads import AccountState, select_account, select_account_page
 from tests.ledger import builders as b
 from tests.ledger.booking import FixedClock, Ledger, running_ledger
+from tests.ledger.killed_applier import ACCEPTED_MINOR
 from tests.waiting import wait_until
 
 STILL = EngineSettings(sweep_interval_s=3_600)  # nothing is swept but by the clock of the test
@@ -191,4 +196,26 @@ def test_a_day_that_would_leave_something_waiting_does_not_open(database_url: st
             ledger.open_day("2026-02-01")
         assert seen(ledger) == (0, 40, 40)
         ledger.answer(b.post("recharge", b.credit("C-1", 1)))  # the day has stayed open
+        audited(ledger)
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["engine.before_insert", "engine.after_insert", "engine.before_commit", "engine.after_commit"],
+)
+def test_a_kill_at_any_step_of_the_application_applies_it_once(
+    database_url: str, step: str
+) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.ledger.killed_applier", database_url, step],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.stdout.split() == ["accepted"]
+    with running_ledger(database_url) as ledger:
+        wait_until(lambda: seen(ledger) == (ACCEPTED_MINOR, 0, ACCEPTED_MINOR), "the application")
+        assert state(ledger).version == 3  # opened, agreed, applied
         audited(ledger)

@@ -224,6 +224,22 @@ def test_a_promised_debit_is_booked_on_a_frozen_account_with_an_issue() -> None:
     assert (issue.code, issue.account, issue.reason) == ("booked_anyway", "M-1", "account_frozen")
 
 
+def test_a_clearing_account_on_the_debit_side_buffers_what_comes_in_by_debit() -> None:
+    clearing = hot(normal_side="debit", credit_limit_minor=None, agreed={"directions": "both"})
+    state = given(clearing)
+    coming = b.decide(state, b.post("fee", b.debit("M-1", 90)), b.post("fee", b.credit("M-1", 20)))
+    assert coming.touched["BUFFER-M-1"].accepted == Accepted(b.AT, 2, 90, 20)
+    decided = applied(after(state, coming), "M-1")
+    assert moves(decided) == [
+        ("AccountCredited", "BUFFER-M-1", 90),
+        ("AccountDebited", "M-1", 90),
+        ("AccountDebited", "BUFFER-M-1", 20),
+        ("AccountCredited", "M-1", 20),
+    ]
+    assert decided.touched["M-1"].balance_minor == 70
+    assert decided.touched["BUFFER-M-1"].balance_minor == 0
+
+
 def test_nobody_is_refused_for_want_of_money_that_was_accepted() -> None:
     waiting = buffer(balance_minor=70, accepted=Accepted(b.AT, 2, 0, 70))
     decided = b.decide(given(hot(), waiting), b.post("fee", b.debit("M-1", 60)))
