@@ -6,10 +6,10 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.faults.kafka_scene import on_kafka
+from tests.faults.kafka_scene import on_kafka, operator
 from tests.faults.verdicts import Fault, seed_of, table_of
 
-__all__ = ["on_kafka"]  # a fixture of this folder
+__all__ = ["on_kafka", "operator"]  # fixtures of this folder
 
 FAULTS = pytest.StashKey[list[Fault]]()
 FAULT = pytest.StashKey[Fault]()

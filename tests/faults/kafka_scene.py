@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
+from infra.cli import app, main
 from infra.http_load import Request
 from infra.kafka import KafkaCluster
 from infra.postgres import EmbeddedPostgres
@@ -32,6 +34,7 @@ from tests.faults.scene import Scene, environment_of_parts, free_topics, running
 from tests.fix_postgres import fresh_database
 from tests.waiting import wait_until
 
+Operator = Callable[[str], None]
 PARTITIONS = 3
 SILENCE_S = 6  # the shortest that a broker allows
 
@@ -99,12 +102,7 @@ class KafkaScene:
 
     def messages(self, topic: str | None = None) -> dict[int, list[bytes]]:
         """Everything that is in a topic now, by partition."""
-        name = topic or self.topic
-        consumer = KafkaConsumer(bootstrap_servers=self.cluster.bootstrap.split(","))
-        try:
-            return read_all(consumer, name)
-        finally:
-            consumer.close()
+        return read_topic(self.cluster.bootstrap, topic or self.topic)
 
     def lanes(self) -> list[Lane]:
         """Where the lanes are."""
@@ -179,8 +177,16 @@ class KafkaScene:
             process.wait(60)
 
 
-def read_all(consumer: KafkaConsumer, topic: str) -> dict[int, list[bytes]]:
+def read_topic(bootstrap: str, topic: str) -> dict[int, list[bytes]]:
     """Read every partition of a topic from its beginning to its present end."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","))
+    try:
+        return _read_all(consumer, topic)
+    finally:
+        consumer.close()
+
+
+def _read_all(consumer: KafkaConsumer, topic: str) -> dict[int, list[bytes]]:
     places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
     consumer.assign(places)
     consumer.seek_to_beginning()
@@ -219,3 +225,18 @@ def on_kafka(
     ):
         yield KafkaScene(system, cluster)
     assert not [words for words in system.words if "did not end in time" in words], system.log
+
+
+@pytest.fixture
+def operator(on_kafka: KafkaScene, monkeypatch: pytest.MonkeyPatch) -> Operator:
+    """Somebody who runs commands on the system's machine; each must succeed."""
+    settings = on_kafka.system.settings
+    for name, value in environment_of_parts(settings, settings.home).items():
+        monkeypatch.setenv(name, value)
+
+    def run(command: str) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main(lambda: app(shlex.split(command)))
+        assert not ended.value.code, command
+
+    return run

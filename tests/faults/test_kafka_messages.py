@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 import re
-import shlex
 from collections.abc import Callable
 
 import msgspec
@@ -13,15 +12,12 @@ import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from consumers.messages import Message, encode_message
-from infra.cli import app, main
-from tests.faults.kafka_scene import PARTITIONS, KafkaScene
+from tests.faults.kafka_scene import PARTITIONS, KafkaScene, Operator
 from tests.faults.nothing_lost import assert_nothing_lost
-from tests.faults.scene import environment_of_parts
 from tests.faults.verdicts import Fault
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
-Obey = Callable[[str], None]
 Make = Callable[[random.Random, dict[int, list[bytes]]], list[bytes | None]]
 COMMAND = re.compile(r"daybook (set-aside --topic \S+ --partition \d+ --offset \d+ --reason WHY)")
 COUNT_SET_ASIDES = "SELECT count(*) FROM set_asides"
@@ -29,18 +25,13 @@ OVERSIZED = 1024 * 1024 - 512  # as much as the topic takes, and twice what a me
 
 
 @pytest.fixture
-def obey(on_kafka: KafkaScene, monkeypatch: pytest.MonkeyPatch) -> Obey:
+def obey(operator: Operator) -> Operator:
     """An operator who runs the command that an alarm names."""
-    settings = on_kafka.system.settings
-    for name, value in environment_of_parts(settings, settings.home).items():
-        monkeypatch.setenv(name, value)
 
     def run(alarm: str) -> None:
         found = COMMAND.search(alarm)
         assert found is not None, alarm
-        with pytest.raises(SystemExit) as ended:
-            main(lambda: app(shlex.split(found[1])))
-        assert not ended.value.code
+        operator(found[1])
 
     return run
 
@@ -85,7 +76,7 @@ def oversized(rng: random.Random, known: dict[int, list[bytes]]) -> list[bytes |
 
 @pytest.mark.parametrize("make", [truncated, foreign, oversized])
 def test_a_message_that_nobody_can_read_stops_its_lane_until_the_named_command_is_run(
-    on_kafka: KafkaScene, fault: Fault, obey: Obey, make: Make
+    on_kafka: KafkaScene, fault: Fault, obey: Operator, make: Make
 ) -> None:
     fault.name = f"Kafka: {make.__name__} message"
     rng = random.Random(fault.seed)
@@ -105,7 +96,7 @@ def test_a_message_that_nobody_can_read_stops_its_lane_until_the_named_command_i
 
 
 def test_a_stranger_in_the_results_topic_stops_its_partition_until_the_named_command_is_run(
-    on_kafka: KafkaScene, fault: Fault, obey: Obey
+    on_kafka: KafkaScene, fault: Fault, obey: Operator
 ) -> None:
     fault.name = "Kafka: foreign message among the results"
     partition = fault.seed % PARTITIONS

@@ -7,11 +7,12 @@ import random
 import pytest
 from kafka import TopicPartition
 
-from tests.faults.kafka_scene import PARTITIONS, KafkaScene
+from tests.faults.kafka_scene import PARTITIONS, KafkaScene, Operator
 from tests.faults.nothing_lost import assert_nothing_lost
 from tests.faults.verdicts import Fault
 from tests.waiting import wait_until
 
+COUNT_OUTBOX = "SELECT count(*) FROM ledger.results_outbox"
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 
@@ -63,6 +64,26 @@ def test_retention_has_passed_the_consumers_position(on_kafka: KafkaScene, fault
     assert_nothing_lost(on_kafka.system.database_url, load)
     assert "gap_filled" in on_kafka.system.log
     fault.recovered("the gap was filled from the store")
+
+
+def test_the_results_topic_is_deleted_with_what_the_ledger_had_not_read(
+    on_kafka: KafkaScene, fault: Fault, operator: Operator
+) -> None:
+    fault.name = "Kafka: results topic deleted unread"
+    with on_kafka.load(fault.seed, "lost-results") as load:
+        load.wait_for_more(30)
+        results = on_kafka.freeze("results")
+        load.wait_for_more(60)
+        on_kafka.wait_for_books(on_kafka.head())
+        with on_kafka.admin() as admin:
+            admin.delete_topics([on_kafka.results_topic])
+        on_kafka.thaw(results)
+        load.wait_for_more(60)
+    on_kafka.wait_for_books(on_kafka.head())
+    wait_until(lambda: on_kafka.rows(COUNT_OUTBOX) == [(0,)], "every result is sent")
+    operator("sweep --heal")  # what the schedule does, now
+    assert_nothing_lost(on_kafka.system.database_url, load)
+    fault.recovered("the relay made it again; the sweep sent the lost results again")
 
 
 def relayed(scene: KafkaScene) -> int:
