@@ -13,21 +13,18 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import CommitFailedError, IllegalStateError, KafkaError, RebalanceInProgressError
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka.errors import CommitFailedError, IllegalStateError, RebalanceInProgressError
 from psycopg import Connection
 
+from consumers.group import HOLD_S, SILENCE_S, HeldPartitions, Membership, group_consumer, seek
 from consumers.log_rows import select_stretch
 from consumers.messages import LogRow, Message, Unreadable
 from consumers.set_aside import Place, read_own_message
 from ledger.log import LOG_CHANNEL
 from projections.positions import LogName, select_lanes
 
-HOLD_S = 1.0
-SILENCE_S = 15.0
-METADATA_AGE_MS = 5_000  # how late a topic that was made anew is noticed
 COMMIT_TIMEOUT_MS = 5_000
-RECONNECT_MS_MAX = 1_000  # a broker that is back is found again so soon
 LOG_ROWS_PER_OPERATION = 4  # a transfer: two account events, one operation, now and then more
 
 
@@ -120,50 +117,6 @@ class LogBus:
         self._conn.close()
 
 
-class HeldPartitions:
-    """Partitions that stand before a message, each until it is given again after a while."""
-
-    def __init__(self, consumer: KafkaConsumer) -> None:
-        self._consumer = consumer
-        self._until: dict[TopicPartition, float] = {}
-
-    def hold(self, place: TopicPartition, offset: int) -> None:
-        """Pause a partition before the message at an offset; others flow on."""
-        if seek(self._consumer, place, offset):
-            self._consumer.pause(place)
-            self._until[place] = time.monotonic() + HOLD_S
-
-    def release(self) -> None:
-        """Let those go on that have stood long enough."""
-        now = time.monotonic()
-        for place in [place for place, until in self._until.items() if until <= now]:
-            del self._until[place]
-            if place in self._consumer.assignment():
-                self._consumer.resume(place)
-
-
-def seek(consumer: KafkaConsumer, place: TopicPartition, offset: int) -> bool:
-    """Give the message at an offset next; False when the partition is another's by now."""
-    if place not in consumer.assignment():
-        return False
-    consumer.seek(place, offset)
-    return True
-
-
-def subscribe(consumer: KafkaConsumer, topic: str) -> int:
-    """Subscribe to a topic; return how many partitions it has.
-
-    Raises KafkaError, with the consumer closed, when the topic is not there yet: a member that
-    asked for it too early was seen to poll for ever without joining its group.
-    """
-    partitions = consumer.partitions_for_topic(topic)
-    if not partitions:
-        consumer.close(autocommit=False)
-        raise KafkaError(f"topic {topic} is not there yet")
-    consumer.subscribe([topic])
-    return len(partitions)
-
-
 class KafkaBus:
     """Reads the operations topic as a member of a group; a lane is a partition."""
 
@@ -181,27 +134,23 @@ class KafkaBus:
         self._log = log
         self._operations_max = operations_max
         self._pending: dict[int, int] = {}  # lane → first offset given and not acknowledged
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=bootstrap.split(","),
-            group_id=group,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            allow_auto_create_topics=False,
+        self._consumer = group_consumer(
+            bootstrap,
+            topic,
+            group,
+            silence_s,
             max_poll_records=64,
-            fetch_max_wait_ms=50,
             fetch_max_bytes=16 * 1024 * 1024,
             max_partition_fetch_bytes=4 * 1024 * 1024,
-            metadata_max_age_ms=METADATA_AGE_MS,
-            reconnect_backoff_max_ms=RECONNECT_MS_MAX,
-            session_timeout_ms=int(silence_s * 1000),
-            heartbeat_interval_ms=int(silence_s * 1000 / 6),
         )
-        self.lanes = subscribe(self._consumer, topic)
+        self.lanes = len(self._consumer.partitions_for_topic(topic))
+        self._membership = Membership(self._consumer, silence_s)
         self._held = HeldPartitions(self._consumer)
 
     def poll(self, timeout_s: float) -> Sequence[Poll | Stuck]:
         """Give what arrived, merged per partition up to `operations_max` rows."""
         self._held.release()
+        self._membership.prove()
         found: list[Poll | Stuck] = []
         records = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         for place, messages in records.items():

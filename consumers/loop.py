@@ -19,8 +19,9 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from psycopg import Connection
 
-from consumers.bus import SILENCE_S, Bus, KafkaBus, LogBus
+from consumers.bus import Bus, KafkaBus, LogBus
 from consumers.consumer import Consumer, Counts, never
+from consumers.group import SILENCE_S
 from consumers.results import insert_outbox_in_tx, results_producer, send_outbox
 from ledger.errors import LogCorrupt
 from ledger.statuses import apply_results_in_tx

@@ -19,7 +19,13 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 from kafka.errors import KafkaError
 from psycopg import Connection, Error
 
-from consumers.bus import METADATA_AGE_MS, RECONNECT_MS_MAX, SILENCE_S, HeldPartitions, subscribe
+from consumers.group import (
+    RECONNECT_MS_MAX,
+    SILENCE_S,
+    HeldPartitions,
+    Membership,
+    group_consumer,
+)
 from consumers.messages import Unreadable
 from consumers.set_aside import is_set_aside, words_of
 from ledger.hops import hops, now_ns, tell
@@ -149,11 +155,13 @@ def run_results(
     counts = counts or ResultsCounts()
     while not stop.is_set():
         try:
-            consumer = results_consumer(bootstrap, topic, group, silence_s)
+            consumer = group_consumer(bootstrap, topic, group, silence_s)
             try:
                 with connect_to(database_url) as conn:
                     reader = ResultsReader(conn, consumer, counts, failpoint)
+                    membership = Membership(consumer, silence_s)
                     while not stop.is_set():
+                        membership.prove()
                         reader.step(timeout_ms=200)
             finally:
                 consumer.close(autocommit=False)
@@ -214,24 +222,6 @@ class ResultsReader:
                 tell("results", began_ns, each.book_id, each.operation_id, status=each.status)
         self._failpoint("applied")
         self._consumer.commit(offsets)
-
-
-def results_consumer(bootstrap: str, topic: str, group: str, silence_s: float) -> KafkaConsumer:
-    """Make the member of a group that reads the results topic. Raises KafkaError without it."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap.split(","),
-        group_id=group,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        allow_auto_create_topics=False,
-        fetch_max_wait_ms=50,
-        metadata_max_age_ms=METADATA_AGE_MS,
-        reconnect_backoff_max_ms=RECONNECT_MS_MAX,
-        session_timeout_ms=int(silence_s * 1000),
-        heartbeat_interval_ms=int(silence_s * 1000 / 6),
-    )
-    subscribe(consumer, topic)
-    return consumer
 
 
 def results_producer(bootstrap: str) -> KafkaProducer:

@@ -22,7 +22,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from psycopg import Connection
 
-from consumers.bus import RECONNECT_MS_MAX
+from consumers.group import RECONNECT_MS_MAX
 from consumers.log_rows import Stretch, select_stretch
 from consumers.messages import (
     MESSAGE_BYTES_MAX,

@@ -1,0 +1,98 @@
+"""Members of a Kafka group: what the operations' and the results' consumers have in common.
+
+Invariant: a consumer that is no member of its group does not go on reading; a partition that
+stands before a message stands alone.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+from kafka.structs import MemberState
+
+HOLD_S = 1.0
+SILENCE_S = 15.0
+METADATA_AGE_MS = 5_000  # how late a topic that was made anew is noticed
+RECONNECT_MS_MAX = 1_000  # a broker that is back is found again so soon
+
+
+def group_consumer(
+    bootstrap: str, topic: str, group: str, silence_s: float, **more: Any
+) -> KafkaConsumer:
+    """Make a member of a group that reads a topic, from its beginning at first.
+
+    Raises KafkaError when the topic is not there yet: a member that asked for it too early was
+    seen to poll for ever without joining its group.
+    """
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap.split(","),
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        allow_auto_create_topics=False,
+        fetch_max_wait_ms=50,
+        metadata_max_age_ms=METADATA_AGE_MS,
+        reconnect_backoff_max_ms=RECONNECT_MS_MAX,
+        session_timeout_ms=int(silence_s * 1000),
+        heartbeat_interval_ms=int(silence_s * 1000 / 6),
+        **more,
+    )
+    if not consumer.partitions_for_topic(topic):
+        consumer.close(autocommit=False)
+        raise KafkaError(f"topic {topic} is not there yet")
+    consumer.subscribe([topic])
+    return consumer
+
+
+class Membership:
+    """Finds out when a consumer has fallen out of its group and does not join again by itself.
+
+    The client library can lose its wish to rejoin (a join that ends while a heartbeat is told
+    that the member is unknown): it would read on with partitions that are another's, or with none.
+    """
+
+    def __init__(self, consumer: KafkaConsumer, silence_s: float) -> None:
+        self._consumer = consumer
+        self._silence_s = silence_s
+        self._seen_at = time.monotonic()
+
+    def prove(self) -> None:
+        """Raise KafkaError when the consumer neither is nor becomes a member."""
+        found = self._consumer.group_metadata()
+        if found.generation_id >= 0 or found.state == MemberState.REBALANCING:
+            self._seen_at = time.monotonic()
+        elif time.monotonic() - self._seen_at > self._silence_s:
+            raise KafkaError(f"not a member of group {found.group_id} any more")
+
+
+class HeldPartitions:
+    """Partitions that stand before a message, each until it is given again after a while."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+        self._until: dict[TopicPartition, float] = {}
+
+    def hold(self, place: TopicPartition, offset: int) -> None:
+        """Pause a partition before the message at an offset; others flow on."""
+        if seek(self._consumer, place, offset):
+            self._consumer.pause(place)
+            self._until[place] = time.monotonic() + HOLD_S
+
+    def release(self) -> None:
+        """Let those go on that have stood long enough."""
+        now = time.monotonic()
+        for place in [place for place, until in self._until.items() if until <= now]:
+            del self._until[place]
+            if place in self._consumer.assignment():
+                self._consumer.resume(place)
+
+
+def seek(consumer: KafkaConsumer, place: TopicPartition, offset: int) -> bool:
+    """Give the message at an offset next; False when the partition is another's by now."""
+    if place not in consumer.assignment():
+        return False
+    consumer.seek(place, offset)
+    return True
