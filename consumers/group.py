@@ -51,7 +51,8 @@ class Membership:
     """Finds out when a consumer has fallen out of its group and does not join again by itself.
 
     The client library can lose its wish to rejoin (a join that ends while a heartbeat is told
-    that the member is unknown): it would read on with partitions that are another's, or with none.
+    that the member is unknown), and was seen to think itself a member of a group that the broker
+    says is empty, without beating: it would read on with partitions of another, or with none.
     """
 
     def __init__(self, consumer: KafkaConsumer, silence_s: float) -> None:
@@ -62,7 +63,9 @@ class Membership:
     def prove(self) -> None:
         """Raise KafkaError when the consumer neither is nor becomes a member."""
         found = self._consumer.group_metadata()
-        if found.generation_id >= 0 or found.state == MemberState.REBALANCING:
+        heartbeat = self._consumer._coordinator.heartbeat  # noqa: SLF001 - its metric mixes clocks
+        beats = found.generation_id >= 0 and not heartbeat.session_timeout_expired()
+        if beats or found.state == MemberState.REBALANCING:
             self._seen_at = time.monotonic()
         elif time.monotonic() - self._seen_at > self._silence_s:
             raise KafkaError(f"not a member of group {found.group_id} any more")

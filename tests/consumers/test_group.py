@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from kafka.errors import KafkaError
 
@@ -12,8 +15,20 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.kafka
 
 
-def test_a_consumer_that_has_lost_its_wish_to_rejoin_is_found_out(
-    kafka_bootstrap: str, topic_name: str
+def lose_the_wish_to_rejoin(coordinator: Any) -> None:
+    """What a join leaves behind that ends while a heartbeat is told: unknown member."""
+    coordinator.reset_generation()
+    coordinator.rejoin_needed = False
+
+
+def stop_beating(coordinator: Any) -> None:
+    """What was seen: a stable member, by its own account, of a group that was empty."""
+    coordinator._heartbeat_enabled = False
+
+
+@pytest.mark.parametrize("fall_out", [lose_the_wish_to_rejoin, stop_beating])
+def test_a_consumer_that_fell_out_of_its_group_unawares_is_found_out(
+    kafka_bootstrap: str, topic_name: str, fall_out: Callable[[Any], None]
 ) -> None:
     """The client library was seen to read on, for ever, in a group that had no member."""
     ensure_topics(kafka_bootstrap, 1, topics=(topic_name,))
@@ -23,9 +38,12 @@ def test_a_consumer_that_has_lost_its_wish_to_rejoin_is_found_out(
         wait_until(lambda: [consumer.poll(100), consumer.assignment()][1], "it has joined")
         membership.prove()
 
-        consumer._coordinator.reset_generation()
-        consumer._coordinator.rejoin_needed = False  # what the race leaves behind
         with pytest.raises(KafkaError, match=f"not a member of group {topic_name}"):
-            wait_until(lambda: [consumer.poll(100), membership.prove()][1], "it is found out")
+            wait_until(
+                lambda: [fall_out(consumer._coordinator), consumer.poll(100), membership.prove()][
+                    2
+                ],
+                "it is found out",
+            )
     finally:
         consumer.close(autocommit=False)
