@@ -13,7 +13,13 @@ import pytest
 from consumers.consumer import Counts
 from consumers.loop import ConsumerSettings, run_consumer
 from infra.relay import RelaySettings, run_relay
-from projections.positions import select_lanes
+from projections.positions import (
+    assign_lanes,
+    lock_lane_in_tx,
+    move_lane_in_tx,
+    select_lanes,
+    select_log,
+)
 from projections.tables import connect_to
 from tests.consumers.caught_up import statuses
 from tests.consumers.written_log import WrittenLog
@@ -131,3 +137,15 @@ def test_relay_and_consumers_follow_each_other_over_kafka_and_a_second_relay_sta
         assert row == (18,)
         (epoch,) = conn.execute("SELECT epoch FROM ledger.relays").fetchone() or (0,)
         assert epoch >= 2
+
+
+def test_a_consumer_starts_beside_one_that_is_inside_its_transaction(database_url: str) -> None:
+    """To look whether the lanes are there it locked the table, and both waited for each other."""
+    with connect_to(database_url) as first, connect_to(database_url) as second:
+        assign_lanes(first, 1)
+        log = select_log(first)
+        second.execute("SET lock_timeout = '5s'")
+        with first.transaction():
+            lane = lock_lane_in_tx(first, 0, log)
+            assign_lanes(second, 1)
+            move_lane_in_tx(first, lane, 0)
