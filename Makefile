@@ -2,6 +2,7 @@
 #
 #   ARGS="…"    passed on to the command            make demo ARGS="--operations 50000"
 #   BUS=kafka   run over a real Kafka broker        make demo BUS=kafka
+#   WORKERS=2   processes that run the tests    make test WORKERS=4
 #   PYTHON=…    the Python that makes .venv         make setup PYTHON=python3.12
 
 ifndef BUS
@@ -9,6 +10,7 @@ BUS := $(or $(DAYBOOK_BUS),log)
 endif
 ARGS ?=
 KAFKA_PORT ?= 9092
+WORKERS ?= 2
 BIN  := .venv/bin
 # DAYBOOK_BUS and DAYBOOK_KAFKA_BOOTSTRAP are read by infra/settings.py.
 demo serve: export DAYBOOK_BUS := $(BUS)
@@ -39,7 +41,7 @@ serve: setup $(BROKER) ## Serve the API with relay and consumers until interrupt
 	@$(BIN)/daybook serve $(ARGS)
 
 test: setup kafka-jars ## Run every test, against real PostgreSQL and a real Kafka broker
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 faults: setup kafka-jars ## Inject every fault under load and print the verdicts (SEED=… for other loads)
 	@DAYBOOK_FAULTS_SEED=$(SEED) $(BIN)/python -m pytest -q tests/faults $(ARGS)
