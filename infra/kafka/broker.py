@@ -168,6 +168,8 @@ class KafkaBroker:
         if known.engine == "docker":
             state = _quiet("docker", "inspect", "--format", "{{.State.Running}}", known.handle)
             return known if state.stdout.strip() == "true" else None
+        if self._process is not None and self._process.poll() is None:
+            return known  # a child of ours: its command line may not be there to read yet
         return known if _is_broker(int(known.handle), self.folder) else None
 
     def _start_somehow(self) -> Running:

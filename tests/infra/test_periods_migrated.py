@@ -9,10 +9,24 @@ from pathlib import Path
 import psycopg
 
 from infra.schema import MIGRATIONS, migrate, read_migrations
-from ledger.books import open_book, open_day
+from ledger.books import open_book
+from ledger.clock import booked_at_in_tx, utc_now
+from ledger.codec import book_stream, row_of
+from ledger.events import DayOpened
+from ledger.log import Log
 from projections.tables import connect_to
 
 BEFORE = 4  # the migration that brings days, cuts and periods
+
+
+def write_opened_day(conn: psycopg.Connection) -> None:
+    """Open a day as the program of then did, which knew no tables of later migrations."""
+    with conn.transaction(), conn.cursor() as cursor:
+        end = Log().lock_log_in_tx(cursor, "main")
+        at = booked_at_in_tx(cursor, end, utc_now())
+        opened = DayOpened("main", "2026-01-31", "2026-01-30", at, "alice")
+        row = row_of(book_stream("main"), 2, opened)
+        Log().append_in_tx(cursor, [row], end=end, book_id="main", booked_at=at, totals={})
 
 
 def test_days_opened_before_the_migration_are_known_after_it(
@@ -26,7 +40,7 @@ def test_days_opened_before_the_migration_are_known_after_it(
     migrate(empty_database_url, earlier)
     with psycopg.connect(empty_database_url, autocommit=True) as conn:
         open_book(conn, "main", "Main", dt.date(2026, 1, 30), principal="alice")
-        open_day(conn, "main", dt.date(2026, 1, 31), principal="alice")
+        write_opened_day(conn)
         open_book(conn, "second", "Second", dt.date(2026, 2, 1), principal="alice")
 
     migrate(empty_database_url)
