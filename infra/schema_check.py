@@ -16,7 +16,7 @@ from psycopg import Connection
 
 from infra.schema import MIGRATIONS, SchemaRefused, read_migrations, schema_standing
 from infra.settings import Settings
-from ledger.api_gate import SchemaState
+from ledger.schema_state import SchemaState
 
 log = structlog.get_logger("infra.schema")
 CONNECT_TIMEOUT_S = 5

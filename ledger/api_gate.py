@@ -30,17 +30,11 @@ from ledger.backlog import Backlog, BacklogGate
 from ledger.books import Book
 from ledger.errors import InvalidRequest, LedgerError
 from ledger.principals import Keyring, Principal
+from ledger.schema_state import SchemaState
 
 _log = logging.getLogger(__name__)
 OPEN_PATHS = ("/health/",)
 BOOK_CHARS_MAX = 64
-
-
-class SchemaState(msgspec.Struct, frozen=True):
-    """How the database's schema stands to this program; `usable` says whether it may serve."""
-
-    usable: bool
-    words: str
 
 
 ReadBacklog = Callable[[Connection[Any], str | None], Backlog]  # of one book, or of the log

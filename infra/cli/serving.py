@@ -22,8 +22,6 @@ from consumers.results import ResultsCounts, run_results
 from infra.cli.console import say
 from infra.cli.context import settings_in_use
 from infra.cli.exit_codes import ExitCode
-from infra.connection_bounds import allow_connections
-from infra.draining import DrainingServer
 from infra.first_start import Started
 from infra.logs import set_up_logs
 from infra.process_metrics import metrics_of
@@ -103,6 +101,10 @@ def api_command(
 
     Needs a migrated database: DAYBOOK_DATABASE_URL, `daybook migrate`.
     """
+    # Only this command needs the HTTP application; every other process starts without it.
+    from infra.connection_bounds import allow_connections
+    from infra.draining import DrainingServer
+
     settings = begin(ctx, parent_pid, metrics_port=metrics_port)
     refuse_schema(_database_url(settings))
     allow_connections()
