@@ -12,11 +12,10 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from infra.settings import Settings
+from ledger.deadlines import DEADLINES
 from ledger.log import READ_COMMITTED
 
-CONNECT_TIMEOUT_S = 5
 POOL_WAIT_S = 2.0  # also how long the pool tries before it waits to be asked again
-SILENCE_S = 20  # data that nobody acknowledges, a peer that is gone
 
 
 def connection_options(settings: Settings, application_name: str) -> dict[str, Any]:
@@ -25,10 +24,8 @@ def connection_options(settings: Settings, application_name: str) -> dict[str, A
     lock_ms = int(settings.lock_timeout_s * 1_000)
     return {
         "autocommit": True,
-        "connect_timeout": CONNECT_TIMEOUT_S,
+        **DEADLINES,
         "application_name": application_name,
-        "tcp_user_timeout": SILENCE_S * 1_000,
-        "keepalives_idle": SILENCE_S,
         "options": (
             f"-c statement_timeout={statement_ms} -c lock_timeout={lock_ms} "
             f"-c idle_in_transaction_session_timeout={statement_ms} -c timezone=UTC "

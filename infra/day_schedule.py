@@ -19,10 +19,10 @@ import structlog
 from infra.settings import Settings
 from ledger.books import Book, open_day, select_book
 from ledger.clock import utc_now
+from ledger.deadlines import DEADLINES
 from ledger.errors import LedgerError
 
 SCHEDULE_PRINCIPAL = "schedule"
-CONNECT_TIMEOUT_S = 5
 
 log = structlog.get_logger("infra.day_schedule")
 
@@ -66,7 +66,7 @@ def open_due_days(database_url: str, schedule: DaySchedule, now: dt.datetime) ->
     """
     date = schedule.due_date(now)
     moved = []
-    with psycopg.connect(database_url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as conn:
+    with psycopg.connect(database_url, autocommit=True, **DEADLINES) as conn:
         for book_id in schedule.books:
             try:
                 before = select_book(conn, book_id)

@@ -14,6 +14,7 @@ from typing import TextIO, cast
 
 import structlog
 
+from infra.kafka_lines import OutageLines
 from infra.settings import Settings
 from ledger.hops import Hop, hops
 
@@ -89,6 +90,8 @@ def set_up_logs(settings: Settings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    if level > logging.DEBUG:
+        lines_of_libraries.addFilter(OutageLines())
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[lines_of_libraries])
     logging.getLogger("kafka").setLevel(max(level, logging.ERROR))
     if level <= logging.DEBUG:

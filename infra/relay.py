@@ -33,14 +33,16 @@ from consumers.messages import (
     pack,
 )
 from infra.kafka.topics import TopicRefused, ensure_topics
+from ledger.deadlines import DEADLINES
 from ledger.errors import LogCorrupt
 from ledger.hops import hops, now_ns, tell
-from ledger.log import LOG_CHANNEL
+from ledger.log import LOG_CHANNEL, READ_COMMITTED
 from projections.positions import LogName, select_log
 
 RELAY_LOCK = 1_145_393_478
 ACKNOWLEDGE_TIMEOUT_S = 12  # a little more than the producer tries
 TOPICS_LOOK_S = 10.0
+LOCK_TIMEOUT_S = 5
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 INSERT_RELAY = """
@@ -288,6 +290,17 @@ def forget_topic(conn: Connection[Any], topic: str) -> None:
     conn.execute(FORGET, (topic,))
 
 
+def relay_connection(url: str) -> Connection[Any]:
+    """Open a connection that reads committed and notices a peer that is gone."""
+    return psycopg.connect(
+        url,
+        autocommit=True,
+        application_name="daybook-relay",
+        options=f"-c lock_timeout={LOCK_TIMEOUT_S}s {READ_COMMITTED}",
+        **DEADLINES,
+    )
+
+
 def relay_producer(bootstrap: str) -> KafkaProducer:
     """Make the idempotent producer: one message is one batch of many operations."""
     return KafkaProducer(
@@ -323,8 +336,8 @@ def _relay_until(
 ) -> bool:
     """Be the active relay until stopped or failed; False when another one is."""
     with (
-        psycopg.connect(settings.database_url, autocommit=True) as conn,
-        psycopg.connect(settings.database_url, autocommit=True) as listener,
+        relay_connection(settings.database_url) as conn,
+        relay_connection(settings.database_url) as listener,
     ):
         locked = conn.execute(TRY_LOCK, (RELAY_LOCK, settings.topic)).fetchone()
         if locked is None or not locked[0]:

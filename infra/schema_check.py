@@ -16,10 +16,10 @@ from psycopg import Connection
 
 from infra.schema import MIGRATIONS, SchemaRefused, read_migrations, schema_standing
 from infra.settings import Settings
+from ledger.deadlines import DEADLINES
 from ledger.schema_state import SchemaState
 
 log = structlog.get_logger("infra.schema")
-CONNECT_TIMEOUT_S = 5
 
 
 class SchemaCheck:
@@ -46,7 +46,7 @@ def refuse_schema(url: str) -> None:
     """
     with (
         contextlib.suppress(psycopg.OperationalError),
-        psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as conn,
+        psycopg.connect(url, autocommit=True, **DEADLINES) as conn,
     ):
         state = SchemaCheck().state(conn)
         if not state.usable:
@@ -58,7 +58,7 @@ def require_schema(settings: Settings, url: str, stop: threading.Event) -> None:
     pause_s = 0.1
     while not stop.is_set():
         try:
-            with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as conn:
+            with psycopg.connect(url, autocommit=True, **DEADLINES) as conn:
                 state = SchemaCheck().state(conn)
         except psycopg.OperationalError as error:
             log.error("database_unavailable", error=str(error).strip(), retry_s=pause_s)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from psycopg import Connection, connect, sql
 
+from ledger.deadlines import DEADLINES
 from ledger.log import READ_COMMITTED
 
 LIVE_SCHEMA = "projections"
@@ -155,10 +156,8 @@ def connect_to(database_url: str, schema: str = LIVE_SCHEMA) -> Connection[Any]:
         database_url,
         autocommit=True,
         application_name="daybook-accounting",
-        connect_timeout=5,
-        tcp_user_timeout=20_000,
-        keepalives_idle=20,
         options=f"-c lock_timeout={LOCK_TIMEOUT_S}s {READ_COMMITTED}",
+        **DEADLINES,
     )
     use_schema(conn, schema)
     return conn

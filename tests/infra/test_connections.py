@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from infra.connections import connect
+from infra.relay import relay_connection
 from infra.settings import load_settings
 from ledger import operation as op
 from ledger.business_types import load_business_types
@@ -56,3 +64,65 @@ def _post(engine: Engine) -> None:
         credited = b.post("recharge", b.credit("C-1", 1))
         (answer,) = engine.post(Job(book_id=b.BOOK, submissions=(credited,)), 60)
         assert isinstance(answer, op.Answer), answer
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        relay_connection,
+        connect_to,
+        lambda url: connect(url, load_settings(), "test"),
+    ],
+    ids=["relay", "accounting", "ledger"],
+)
+def test_a_peer_that_is_gone_without_a_word_is_noticed(
+    database_url: str, opened: Callable[[str], Connection[Any]]
+) -> None:
+    """The kernel is told so, for each way to connect: it asks a silent peer and gives up."""
+    with over_tcp(database_url) as url, opened(url) as conn:
+        with socket.socket(fileno=os.dup(conn.fileno())) as wire:
+            tcp = {
+                name: wire.getsockopt(socket.IPPROTO_TCP, option)
+                for name, option in (
+                    ("user_timeout_ms", socket.TCP_USER_TIMEOUT),
+                    ("idle_s", socket.TCP_KEEPIDLE),
+                    ("interval_s", socket.TCP_KEEPINTVL),
+                )
+            }
+            asks = wire.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert conn.info.get_parameters()["connect_timeout"] == "5"
+        assert conn.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
+    assert asks == 1
+    assert tcp == {"user_timeout_ms": 20_000, "idle_s": 20, "interval_s": 5}
+
+
+@contextmanager
+def over_tcp(database_url: str) -> Iterator[str]:
+    """The server's address over TCP: what comes is handed to its socket by a thread."""
+    given = conninfo_to_dict(database_url)
+    path = f"{given['host']}/.s.PGSQL.{given.get('port', 5432)}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hand_on() -> None:
+            caller, _ = listener.accept()
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(path)
+            back = threading.Thread(target=pump, args=(server, caller))
+            with caller, server:
+                back.start()
+                pump(caller, server)
+                back.join()
+
+        handing_on = threading.Thread(target=hand_on)
+        handing_on.start()
+        port = listener.getsockname()[1]
+        tcp = {**given, "host": "127.0.0.1", "port": port, "gssencmode": "disable"}
+        yield make_conninfo(**{**tcp, "sslmode": "disable"})
+        handing_on.join()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while piece := source.recv(1 << 16):
+            target.sendall(piece)
+        target.shutdown(socket.SHUT_WR)

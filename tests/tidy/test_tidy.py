@@ -32,6 +32,7 @@ MACHINE_PATHS = re.compile(r"(?<![\w.:])/(work|root|home/\w+|Users/\w+)/")
 REGISTRY_HOSTS = re.compile(
     r"(pypi\.org|pythonhosted\.org|artifactregistry|pkg\.dev|\bmaven\.org|apache\.org/maven2)"
 )
+MERGE_MARKS = re.compile(r"^(<{7}|>{7}|\|{7})( |$)|^={7}$", re.MULTILINE)
 LOCK_FILES = ("requirements.txt", "requirements-dev.txt")
 TEXT_SUFFIXES = {
     *(".py", ".md", ".toml", ".txt", ".sql", ".sh", ".yaml", ".yml", ".json", ".xml"),
@@ -95,6 +96,12 @@ def test_every_module_opens_with_a_docstring() -> None:
 
 def test_files_are_named_by_nouns_that_say_something() -> None:
     assert [path for path in committed_files() if path.stem in BANNED_NAMES] == []
+
+
+def test_no_mark_of_a_merge_conflict_is_left() -> None:
+    conflict = "<" * 7 + " main\nours\n" + "=" * 7 + "\ntheirs\n" + ">" * 7 + " branch\n"
+    assert len(MERGE_MARKS.findall(conflict)) == 3
+    assert [path for path, text in text_files() if MERGE_MARKS.search(text)] == []
 
 
 def test_no_note_is_left_for_later() -> None:
