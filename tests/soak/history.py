@@ -148,8 +148,12 @@ class Caller:
 
     def _next_stage(self) -> Body | None:
         """Any stage of a payout of ours: the next one, or one that may not follow."""
-        mine = f"-{self.number}-"
-        known = [name for name in self.model.stages if name.startswith("payout") and mine in name]
+        known = [
+            body["operation_id"]
+            for body in self.earlier
+            if body["business_type"] == "withdrawal_hold"
+            and body["operation_id"] in self.model.stages
+        ]
         if not known:
             return None
         payout = self.rng.choice(known[-6:])
