@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from kafka import KafkaConsumer, TopicPartition
 from psycopg import Connection
 
 from accounting.decisions import (
@@ -150,6 +149,8 @@ def read_raw_row(conn: Connection[Any], position: int) -> tuple[str, bytes]:
 
 def read_raw_message(bootstrap: str, topic: str, partition: int, at_offset: int) -> bytes:
     """Read the bytes of one message of a topic; raises NotFound."""
+    from kafka import KafkaConsumer, TopicPartition  # for this alone: a rebuild starts without
+
     consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","), enable_auto_commit=False)
     try:
         place = TopicPartition(topic, partition)

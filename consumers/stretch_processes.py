@@ -1,19 +1,23 @@
 """The processes of a rebuild: each is given stretches of the log until there are no more.
 
 Invariant: when this returns, every stretch is written and summed, and no process of it is
-left; when the asking process dies, its processes end with the stretch they are at.
+left; when the asking process dies, its processes end with the stretch they are at. One process
+imports the handlers and forks the others, each with a socket to the asking one.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from io import BufferedReader
 
 import msgspec
 
@@ -64,38 +68,35 @@ class StretchProcesses:
                 progress(done, through)
 
         with ExitStack() as stack:
-            processes = [stack.enter_context(self._started(shadow)) for _ in range(self._count)]
+            process, sockets = stack.enter_context(_started(self._count))
             pool = stack.enter_context(ThreadPoolExecutor(self._count))
             try:
-                feed = partial(self._feed, stretches=stretches, advance=advance)
-                parts = list(pool.map(feed, processes))
+                for each in sockets:
+                    each.sendall(msgspec.json.encode(Asked(self._database_url, shadow)) + b"\n")
+                feed = partial(self._feed, process, stretches=stretches, advance=advance)
+                parts = list(pool.map(feed, sockets))
             except BaseException:
                 self._failed.set()
                 raise
         left = sorted(position for part in parts for position in part.left)
         return Posted(sum(part.operations for part in parts), tuple(left))
 
-    def _started(self, shadow: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "consumers.stretches"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(Asked(self._database_url, shadow)) + b"\n")
-        return process
-
     def _feed(
         self,
         process: subprocess.Popen[bytes],
+        its: socket.socket,
         stretches: Iterator[Stretch],
         advance: Callable[[Stretch], None],
     ) -> Posted:
         """Give one process its stretches until there are none; then let it write its sums."""
         operations = 0
         left: list[int] = []
+        lines = its.makefile("rb")
         try:
             while not self._failed.is_set():
                 with self._turn:
                     stretch = next(stretches, END)
-                posted = _ask(process, stretch)
+                posted = _ask(its, lines, stretch)
                 if stretch is END:
                     break
                 operations += posted.operations
@@ -105,8 +106,9 @@ class StretchProcesses:
             self._failed.set()
             raise
         finally:
+            lines.close()  # else the socket stays open, and the process waits
             if self._failed.is_set():
-                process.kill()
+                _kill(process)
         return Posted(operations, tuple(left))
 
     def _stretches(self, through: int) -> Iterator[Stretch]:
@@ -114,13 +116,31 @@ class StretchProcesses:
             yield Stretch(after, min(through, after + self._rows_per_stretch))
 
 
-def _ask(process: subprocess.Popen[bytes], stretch: Stretch) -> Posted:
-    assert process.stdin is not None
-    assert process.stdout is not None
+@contextmanager
+def _started(count: int) -> Iterator[tuple[subprocess.Popen[bytes], list[socket.socket]]]:
+    """Start the processes and give a socket to each; at the end they are waited for."""
+    with ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(count)]
+        theirs = [pair[1].fileno() for pair in pairs]
+        command = [sys.executable, "-m", "consumers.stretches", *map(str, theirs)]
+        # A session of its own, so that all of them can be killed by one number.
+        process = subprocess.Popen(command, pass_fds=theirs, start_new_session=True)
+        stack.callback(process.wait)
+        for ours, other in pairs:
+            other.close()
+            stack.enter_context(ours)
+        yield process, [ours for ours, _ in pairs]
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _ask(its: socket.socket, lines: BufferedReader, stretch: Stretch) -> Posted:
     try:
-        process.stdin.write(msgspec.json.encode(stretch) + b"\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
+        its.sendall(msgspec.json.encode(stretch) + b"\n")
+        line = lines.readline()
     except OSError as error:
         raise StretchFailed(f"a process has ended: {error}") from error
     if not line:

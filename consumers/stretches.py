@@ -3,13 +3,16 @@
 Operations that name no original do not depend on each other, so stretches are handled beside
 each other, as lanes are; what names an original that is not final in the same stretch is left
 to the ordinary handler, and so is a stretch that the database refuses. `python -m
-consumers.stretches` reads one line (`Asked`), then a line for each stretch. Invariant: each
-operation of a stretch is either written, with all that follows from it, or named in `left`.
+consumers.stretches FD …` becomes a process for each socket that it is given; each reads one line
+(`Asked`), then a line for each stretch. Invariant: each operation of a stretch is either written,
+with all that follows from it, or named in `left`.
 """
 
 from __future__ import annotations
 
+import gc
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -119,9 +122,31 @@ def select_shadow(conn: Connection[Any]) -> int:
     return (row[0] or 0) if row is not None else 0
 
 
-def _serve() -> None:
-    """Answer each line of standard input; end with it, as when the asking process dies."""
-    lines, say = sys.stdin.buffer, sys.stdout.buffer
+def _fork_for_each(numbers: Sequence[int]) -> None:
+    """Fork a process for each socket, now that all is imported; wait until they have ended."""
+    gc.freeze()  # pages that no collection touches stay shared
+    children: list[int] = []
+    for number in numbers:
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        for other in numbers:
+            if other != number:
+                os.close(other)
+        with socket.socket(fileno=number) as ours:
+            _serve(ours)
+        return
+    for number in numbers:
+        os.close(number)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def _serve(ours: socket.socket) -> None:
+    """Answer each line of the socket; end with it, as when the asking process dies."""
+    gc.disable()  # what a stretch makes holds no circles, and there is much of it
+    lines = ours.makefile("rb")
     asked = msgspec.json.decode(lines.readline(), type=Asked)
     with connect_to(asked.url, SHADOW_SCHEMA) as conn:
         conn.execute(LOCK_SHARED, (WRITERS_LOCK,))
@@ -140,11 +165,11 @@ def _serve() -> None:
             except (psycopg.Error, LogCorrupt, Unreadable) as error:
                 posted = Posted(failed=f"{type(error).__name__}: {error}")
             try:
-                say.write(msgspec.json.encode(posted) + b"\n")
-                say.flush()
-            except BrokenPipeError:
+                ours.sendall(msgspec.json.encode(posted) + b"\n")
+            except OSError:
                 os._exit(1)  # nobody listens any more: the one that asked has died
+            gc.collect()
 
 
 if __name__ == "__main__":
-    _serve()
+    _fork_for_each([int(number) for number in sys.argv[1:]])
