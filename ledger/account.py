@@ -80,6 +80,18 @@ class Buffering(msgspec.Struct, frozen=True, gc=False):
     entries_max: int
 
 
+class CreditTerms(msgspec.Struct, frozen=True, gc=False):
+    """The signed agreement behind a credit limit; None at either end is open."""
+
+    agreement: str
+    valid_from: str | None
+    valid_to: str | None
+
+    def in_force(self, date: str) -> bool:
+        """Tell whether the agreement covers a business date (its first and last day do)."""
+        return (self.valid_from or "") <= date <= (self.valid_to or date)
+
+
 class Accepted(msgspec.Struct, frozen=True, gc=False):
     """What waits on a buffer account: since when, how many entries, gross on each side."""
 
@@ -123,22 +135,31 @@ class Account(msgspec.Struct, gc=False):
     opened_date: str
     buffering: Buffering | None = None
     accepted: Accepted | None = None
+    credit_terms: CreditTerms | None = None
     holds: dict[str, Hold] = {}
     freezes: dict[str, Freeze] = {}
     limits: dict[str, Limit] = {}
 
     @property
     def available_minor(self) -> int | None:
-        """Money that may go out now; None when the account has no floor."""
-        if self.credit_limit_minor is None:
+        """Money that may go out on the account's own date; None when it has no floor."""
+        limit = self.credit_limit_minor
+        if limit is None:
             return None
-        return (
-            self.balance_minor
-            - self.held_minor
-            - self.frozen_minor
-            - self.reserve_minor
-            + self.credit_limit_minor
-        )
+        if self.credit_terms is not None and not self.credit_terms.in_force(
+            self.business_date or self.opened_date
+        ):
+            limit = 0
+        return self.balance_minor - self.held_minor - self.frozen_minor - self.reserve_minor + limit
+
+    def available_on(self, date: str) -> int | None:
+        """Return the money that may go out on a date: outside its agreement no credit counts."""
+        limit, terms = self.credit_limit_minor, self.credit_terms
+        own = self.available_minor
+        if terms is None or limit is None or own is None:
+            return own
+        own -= limit if terms.in_force(self.business_date or self.opened_date) else 0
+        return own + (limit if terms.in_force(date) else 0)
 
 
 class LegContext(msgspec.Struct, frozen=True, gc=False):
@@ -173,6 +194,12 @@ def decide_leg(
     return Rejection(reason, leg_no, account.number)
 
 
+def _available(account: Account, context: LegContext) -> int | None:
+    if account.credit_terms is None:
+        return account.available_minor
+    return account.available_on(context.business_date)
+
+
 def _refusal(account: Account, leg: Leg, context: LegContext) -> RejectionReason | None:
     """Check what every leg must pass: currency, date order, the account's standing."""
     if account.currency != leg.currency:
@@ -186,18 +213,18 @@ def _refusal(account: Account, leg: Leg, context: LegContext) -> RejectionReason
         and account.payment_status == "normal"
     ):
         return None
-    return standing_refusal(account, leg.kind, leg.amount_minor, context.business_type)
+    return standing_refusal(account, leg.kind, leg.amount_minor, context)
 
 
 def standing_refusal(
-    account: Account, kind: str, amount_minor: int, business_type: BusinessType
+    account: Account, kind: str, amount_minor: int, context: LegContext
 ) -> RejectionReason | None:
     """Return the reason the account's standing gives against a leg, from the one table."""
     flow = flow_of(account, kind)
     if account.status != "open" and flow in STANDING_REFUSES[R.ACCOUNT_CLOSED]:
         return R.ACCOUNT_CLOSED
     # A payout that succeeded outside has already happened: its capture is must-book.
-    happened = flow == "capture" and business_type.must_book
+    happened = flow == "capture" and context.business_type.must_book
     if account.whole_freezes and flow in STANDING_REFUSES[R.ACCOUNT_FROZEN] and not happened:
         return R.ACCOUNT_FROZEN
     if account.lost and flow in STANDING_REFUSES[R.ACCOUNT_LOST]:
@@ -205,20 +232,18 @@ def standing_refusal(
     reason = _STATUS_REASON.get(account.payment_status)
     if reason is None or flow not in STANDING_REFUSES[reason]:
         return None
-    if reason is R.ACCOUNT_PARTIAL_STOP and _passes_partial_stop(
-        account, amount_minor, business_type
-    ):
+    if reason is R.ACCOUNT_PARTIAL_STOP and _passes_partial_stop(account, amount_minor, context):
         return None
     return reason
 
 
-def _passes_partial_stop(account: Account, amount_minor: int, business_type: BusinessType) -> bool:
+def _passes_partial_stop(account: Account, amount_minor: int, context: LegContext) -> bool:
     """Listed types pass; others may take only what lies above the stopped amount."""
-    if business_type.code in account.partial_types:
+    if context.business_type.code in account.partial_types:
         return True
     if account.partial_amount_minor is None:
         return False
-    available = account.available_minor
+    available = _available(account, context)
     return available is None or available - amount_minor >= account.partial_amount_minor
 
 
@@ -251,7 +276,7 @@ def _decide_movement(
         reason = _limit_refusal(account, leg, context) if account.limits else None
         if reason is not None:
             return Rejection(reason, leg_no, account.number)
-        available = account.available_minor
+        available = _available(account, context)
         if available is not None and available < amount:
             return Rejection(R.INSUFFICIENT_FUNDS, leg_no, account.number, f"available {available}")
         balance = account.balance_minor - amount
@@ -324,7 +349,7 @@ def _decide_hold(
     reason = _limit_refusal(account, leg, context)
     if reason is not None:
         return refuse(reason)
-    available = account.available_minor
+    available = _available(account, context)
     if available is not None and available < leg.amount_minor:
         return refuse(R.INSUFFICIENT_FUNDS, f"available {available}")
     held = account.held_minor + leg.amount_minor

@@ -25,6 +25,7 @@ from ledger.operation import (
     Operation,
     RegisterInquiry,
     SetBuffering,
+    SetCreditLimit,
     SetLimit,
     SetPaymentStatus,
     Submission,
@@ -145,6 +146,8 @@ class Parser:
                 )
         if isinstance(change, SetBuffering):
             _check_buffering(change)
+        if isinstance(change, SetCreditLimit):
+            _check_credit_limit(change)
         for business_type in _business_types(change):
             if business_type not in self._types:
                 raise InvalidRequest(
@@ -221,8 +224,25 @@ def _check_buffering(change: SetBuffering) -> None:
         raise InvalidRequest(
             "inflows are buffered by a signed agreement", code="missing_field", field="agreement"
         )
-    dates = change.valid_from, change.valid_to
-    if dates[0] is not None and dates[1] is not None and dates[1] < dates[0]:
+    _check_dates(change)
+
+
+def _check_credit_limit(change: SetCreditLimit) -> None:
+    """Refuse dates without an agreement or an amount: they are those of a signed limit."""
+    if change.valid_from is None and change.valid_to is None:
+        return
+    if not change.agreement:
+        raise InvalidRequest(
+            "the dates are those of a signed agreement", code="missing_field", field="agreement"
+        )
+    if change.credit_limit_minor is None:
+        raise InvalidRequest("what has dates has an amount", field="credit_limit")
+    _check_dates(change)
+
+
+def _check_dates(change: SetBuffering | SetCreditLimit) -> None:
+    first, last = change.valid_from, change.valid_to
+    if first is not None and last is not None and last < first:
         raise InvalidRequest("valid_to is before valid_from", field="valid_to")
 
 

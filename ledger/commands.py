@@ -6,6 +6,7 @@ each event carries who, when, why and which order, so the registers are reads of
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
@@ -187,11 +188,20 @@ def _reserve(
 def _credit_limit(
     account: Account, change: op.SetCreditLimit, context: CommandContext
 ) -> ev.CreditLimitSet | Rejection:
+    valid_from = _date(change.valid_from)
+    if valid_from is None and change.agreement and change.credit_limit_minor is not None:
+        valid_from = context.business_date  # a signed limit is in force from some day on
     return ev.CreditLimitSet(
         credit_limit_minor=change.credit_limit_minor,
         agreement=change.agreement,
+        valid_from=valid_from,
+        valid_to=_date(change.valid_to),
         **_common(account, change, context),
     )
+
+
+def _date(date: dt.date | None) -> str | None:
+    return None if date is None else date.isoformat()
 
 
 def _limit(
@@ -215,8 +225,8 @@ def _buffering(
         buffer_ms=change.buffer_ms,
         directions=change.directions,
         agreement=change.agreement,
-        valid_from=None if change.valid_from is None else change.valid_from.isoformat(),
-        valid_to=None if change.valid_to is None else change.valid_to.isoformat(),
+        valid_from=_date(change.valid_from),
+        valid_to=_date(change.valid_to),
         entries_max=change.entries_max,
         **_common(account, change, context),
     )

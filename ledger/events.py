@@ -169,10 +169,15 @@ class ReserveSet(_Administered, frozen=True, gc=False, kw_only=True):
 
 
 class CreditLimitSet(_Administered, frozen=True, gc=False, kw_only=True):
-    """How far below zero the balance may go; None = no bound."""
+    """How far below zero the balance may go; None = no bound.
+
+    Outside the days of its agreement, first and last included, it counts as 0.
+    """
 
     credit_limit_minor: int | None = field(name="credit_limit")
     agreement: str = ""
+    valid_from: str | None = None
+    valid_to: str | None = None
 
 
 class LimitSet(_Administered, frozen=True, gc=False, kw_only=True):

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ledger import events as ev
-from ledger.account import Accepted, Account, Buffering, Freeze, Hold, Limit
+from ledger.account import Accepted, Account, Buffering, CreditTerms, Freeze, Hold, Limit
 from ledger.buffers import APPLY, BUFFER, is_buffer
 
 _copy: Callable[[Account], Account] = methodcaller("__copy__")  # a quarter of copy.copy()
@@ -223,6 +223,9 @@ def _reserve_set(after: Account, event: ev.ReserveSet) -> None:
 
 def _credit_limit_set(after: Account, event: ev.CreditLimitSet) -> None:
     after.credit_limit_minor = event.credit_limit_minor
+    dated = event.valid_from is not None or event.valid_to is not None
+    terms = CreditTerms(event.agreement, event.valid_from, event.valid_to)
+    after.credit_terms = terms if dated else None
 
 
 def _limit_set(after: Account, event: ev.LimitSet) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from psycopg import Cursor
 
 from ledger.accepted import select_accepted_in_tx, write_accepted_in_tx
-from ledger.account import Account, Buffering, Freeze, Hold, Limit
+from ledger.account import Account, Buffering, CreditTerms, Freeze, Hold, Limit
 from ledger.arrays import PackedArray, date_array, int8_array, uuid_array
 from ledger.buffers import is_buffer
 from ledger.codec import account_stream
@@ -28,7 +28,8 @@ HEAD_COLUMNS = """
     balance, held, frozen, version, business_date::text, previous_balance,
     day_debits, day_credits, debit_total, credit_total, whole_freezes,
     opened_at, opened_by, opened_date::text, buffer_ms, buffer_directions, buffer_agreement,
-    buffer_from::text, buffer_to::text, buffer_entries_max, holds_open, freezes_open,
+    buffer_from::text, buffer_to::text, buffer_entries_max,
+    credit_agreement, credit_from::text, credit_to::text, holds_open, freezes_open,
     limits_set, account_id
 """
 SELECT_HEADS = (
@@ -68,7 +69,7 @@ UPDATE_STANDING = """
     SET credit_limit = %s, status = %s, lost = %s, payment_status = %s, partial_types = %s,
         partial_amount = %s, reserve = %s, whole_freezes = %s, buffer_ms = %s,
         buffer_directions = %s, buffer_agreement = %s, buffer_from = %s, buffer_to = %s,
-        buffer_entries_max = %s
+        buffer_entries_max = %s, credit_agreement = %s, credit_from = %s, credit_to = %s
     WHERE account_id = %s
 """
 INSERT_HEAD = """
@@ -78,9 +79,11 @@ INSERT_HEAD = """
         balance, held, frozen, version, business_date, previous_balance, day_debits,
         day_credits, debit_total, credit_total, whole_freezes, holds_open, freezes_open,
         limits_set, opened_at, opened_by, opened_date, buffer_ms, buffer_directions,
-        buffer_agreement, buffer_from, buffer_to, buffer_entries_max)
+        buffer_agreement, buffer_from, buffer_to, buffer_entries_max,
+        credit_agreement, credit_from, credit_to)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
-            %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+            %s, %s, %s)
 """
 DELETE_HOLDS = """
     DELETE FROM ledger.holds USING unnest(%s::uuid[], %s::text[]) AS gone (account_id, id)
@@ -124,7 +127,8 @@ SELECT_EXPIRED = """
 """
 _FACTS = 29  # columns of HEAD_COLUMNS that are fields of Account, in its order
 _AGREED = 6  # those of its buffering agreement, which follow
-_DETAILS = _FACTS + _AGREED
+_TERMS = 3  # those of the agreement behind its credit limit
+_DETAILS = _FACTS + _AGREED + _TERMS
 
 
 @lru_cache(maxsize=200_000)
@@ -244,7 +248,9 @@ def account_from_row(row: tuple[Any, ...]) -> Account:
     account = Account(*row[:_FACTS])
     account.partial_types = tuple(row[12])
     if row[_FACTS] is not None:
-        account.buffering = Buffering(*row[_FACTS:_DETAILS])
+        account.buffering = Buffering(*row[_FACTS : _FACTS + _AGREED])
+    if row[_FACTS + _AGREED] is not None:
+        account.credit_terms = CreditTerms(*row[_FACTS + _AGREED : _DETAILS])
     return account
 
 
@@ -340,6 +346,7 @@ def _same_standing(old: Account, new: Account) -> bool:
         and old.lost is new.lost
         and old.whole_freezes is new.whole_freezes
         and old.buffering is new.buffering
+        and old.credit_terms is new.credit_terms
     )
 
 
@@ -370,8 +377,11 @@ def _standing(account: Account) -> tuple[Any, ...]:
 
 
 def _agreed(account: Account) -> tuple[Any, ...]:
-    agreed = account.buffering
-    return (None,) * _AGREED if agreed is None else msgspec.structs.astuple(agreed)
+    agreed, terms = account.buffering, account.credit_terms
+    return (
+        *((None,) * _AGREED if agreed is None else msgspec.structs.astuple(agreed)),
+        *((None,) * _TERMS if terms is None else msgspec.structs.astuple(terms)),
+    )
 
 
 def _head_row(account: Account) -> tuple[Any, ...]:

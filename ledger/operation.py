@@ -150,10 +150,16 @@ class SetReserve(_Change, frozen=True, gc=False, kw_only=True, tag="reserve"):
 
 
 class SetCreditLimit(_Change, frozen=True, gc=False, kw_only=True, tag="credit_limit"):
-    """How far below zero the balance may go; null = no bound. `agreement` is the signed one."""
+    """How far below zero the balance may go; null = no bound. `agreement` is the signed one.
+
+    Outside the agreement's first and last day it counts as 0; its first day is the open business
+    date unless `valid_from` says another.
+    """
 
     credit_limit_minor: AmountOrZero | None = field(name="credit_limit")
     agreement: Annotated[str, Meta(max_length=64)] = ""
+    valid_from: dt.date | None = None
+    valid_to: dt.date | None = None
 
 
 class SetBuffering(_Change, frozen=True, gc=False, kw_only=True, tag="buffer"):

@@ -30,21 +30,28 @@ SELECT_PAGE = f"""
 SELECT_TREE = """
     WITH RECURSIVE tree AS (
         SELECT book_id, number, normal_side AS side, 1::numeric AS sign,
-               balance, held, frozen, reserve, credit_limit, false AS waits
+               balance, held, frozen, reserve, credit_limit, credit_from, credit_to,
+               false AS waits
         FROM ledger.accounts WHERE book_id = %s AND number = %s
         UNION ALL
         SELECT a.book_id, a.number, tree.side,
                CASE WHEN a.normal_side = tree.side THEN 1::numeric ELSE -1::numeric END,
                a.balance, a.held, a.frozen, a.reserve, a.credit_limit,
+               a.credit_from, a.credit_to,
                a.type = 'buffer' AND a.number = 'BUFFER-' || tree.number
         FROM ledger.accounts AS a
         JOIN tree ON a.book_id = tree.book_id AND a.parent = tree.number
     )
     SELECT count(*), sum(sign * balance), sum(held), sum(frozen),
            CASE WHEN bool_and(credit_limit IS NOT NULL) FILTER (WHERE NOT waits)
-                THEN sum(sign * balance - held - frozen - reserve + credit_limit)
+                THEN sum(sign * balance - held - frozen - reserve + credit_limit
+                         * (open_business_date BETWEEN coalesce(credit_from, open_business_date)
+                            AND coalesce(credit_to, open_business_date))::int)
                      FILTER (WHERE NOT waits) END
-    FROM tree
+    FROM tree JOIN ledger.books USING (book_id)
+"""
+SELECT_OPEN_DATES = """
+    SELECT book_id, open_business_date::text FROM ledger.books WHERE book_id = ANY(%s)
 """
 
 
@@ -90,8 +97,20 @@ class BufferState(msgspec.Struct, frozen=True, omit_defaults=True):
     accepted_since: str | None
 
 
+class CreditState(msgspec.Struct, frozen=True):
+    """The signed agreement behind a credit limit; out of force, the limit counts as 0."""
+
+    agreement: str
+    valid_from: str | None
+    valid_to: str | None
+    in_force: bool
+
+
 class AccountState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An account as it is now. `available` is null when it has no floor."""
+    """An account as it is now. `available` is null when it has no floor.
+
+    `available` is that of the book's open date: a credit limit counts only while in force.
+    """
 
     book_id: str
     account: str
@@ -123,6 +142,7 @@ class AccountState(msgspec.Struct, frozen=True, omit_defaults=True):
     opened_date: str
     limits: tuple[AccountLimit, ...] = ()
     buffer: BufferState | None = None
+    credit: CreditState | None = None
     rolled_up: RolledUp | None = None
 
 
@@ -217,7 +237,20 @@ def _with_buffers_in_tx(cursor: Cursor[Any], accounts: list[Account]) -> list[Ac
     ids = {a.number: account_uuid(a.book_id, buffer_number(a.number)) for a in agreed}
     waiting = dict(select_accepted_in_tx(cursor, list(ids.values()))) if agreed else {}
     waits = {number: waiting.get(account_id) for number, account_id in ids.items()}
-    return [_state(account, _buffer(account, waits.get(account.number))) for account in accounts]
+    dates = _open_dates_in_tx(cursor, accounts)
+    return [
+        _state(account, _buffer(account, waits.get(account.number)), dates.get(account.book_id))
+        for account in accounts
+    ]
+
+
+def _open_dates_in_tx(cursor: Cursor[Any], accounts: list[Account]) -> dict[str, str]:
+    """Return the open dates, by book, that accounts with a credit agreement are read on."""
+    books = list({a.book_id for a in accounts if a.credit_terms is not None})
+    if not books:
+        return {}
+    cursor.execute(SELECT_OPEN_DATES, (books,))
+    return dict(cursor.fetchall())
 
 
 def _buffer(account: Account, accepted: Accepted | None) -> BufferState | None:
@@ -237,7 +270,15 @@ def _buffer(account: Account, accepted: Accepted | None) -> BufferState | None:
     )
 
 
-def _state(account: Account, buffer: BufferState | None) -> AccountState:
+def _credit(account: Account, open_date: str | None) -> CreditState | None:
+    terms = account.credit_terms
+    if terms is None or open_date is None:
+        return None
+    return CreditState(**msgspec.structs.asdict(terms), in_force=terms.in_force(open_date))
+
+
+def _state(account: Account, buffer: BufferState | None, open_date: str | None) -> AccountState:
+    available = account.available_minor if open_date is None else account.available_on(open_date)
     return AccountState(
         book_id=account.book_id,
         account=account.number,
@@ -258,7 +299,7 @@ def _state(account: Account, buffer: BufferState | None) -> AccountState:
         frozen_minor=account.frozen_minor,
         reserve_minor=account.reserve_minor,
         credit_limit_minor=account.credit_limit_minor,
-        available_minor=account.available_minor,
+        available_minor=available,
         previous_balance_minor=account.previous_balance_minor,
         day_debits_minor=account.day_debits_minor,
         day_credits_minor=account.day_credits_minor,
@@ -269,6 +310,7 @@ def _state(account: Account, buffer: BufferState | None) -> AccountState:
         opened_date=account.opened_date,
         limits=_limits(account),
         buffer=buffer,
+        credit=_credit(account, open_date),
     )
 
 

@@ -159,7 +159,7 @@ def _account_pairs(item: dict[str, Any]) -> list[tuple[str, object]]:
         ("balance", f"{money(item['balance'], currency)} {currency}"),
         ("held, frozen", f"{money(item['held'], currency)}, {money(item['frozen'], currency)}"),
         ("reserve", money(item["reserve"], currency)),
-        ("credit limit", money(item["credit_limit"], currency) or "no limit"),
+        ("credit limit", _credit_limit(item)),
         ("available", money(item["available"], currency) or "no limit"),
         ("previous day", money(item["previous_balance"], currency)),
         ("today's debits", money(item["day_debits"], currency)),
@@ -175,6 +175,17 @@ def _account_pairs(item: dict[str, Any]) -> list[tuple[str, object]]:
         figure = money(rolled["balance"], currency)
         pairs.append(("with sub-accounts", f"{figure} {currency} on {rolled['accounts']} accounts"))
     return pairs
+
+
+def _credit_limit(item: dict[str, Any]) -> str:
+    """Say the limit, the agreement behind it and whether that covers the open date."""
+    limit = money(item["credit_limit"], item["currency"]) or "no limit"
+    if (credit := item.get("credit")) is None:
+        return limit
+    dates = f"{credit['valid_from'] or ''} to {credit['valid_to'] or ''}".strip()
+    named = f"{limit}, agreement {credit['agreement']}"
+    named = named if dates == "to" else f"{named} ({dates})"
+    return named if credit["in_force"] else f"{named}: not in force"
 
 
 def _accepted(buffer: dict[str, Any], currency: str) -> str:

@@ -153,14 +153,23 @@ def credit_limit(
     number: Number,
     amount: Annotated[str, typer.Argument(help="In major units, or `unlimited`.")],
     agreement: Annotated[str, typer.Option(help="The signed credit agreement.")] = "",
+    valid_from: Annotated[dt.datetime | None, FIRST_DAY] = None,
+    valid_to: Annotated[dt.datetime | None, LAST_DAY] = None,
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Set how far below zero the balance may go."""
+    """Set how far below zero the balance may go; with dates, on those days only.
+
+    \b
+    Example:
+      daybook accounts credit-limit M-1 5000 --agreement L-2026-3 --valid-to 2026-12-31
+    """
     change = op.SetCreditLimit(
         operation_id=new_operation_id(),
         credit_limit_minor=None if amount == "unlimited" else _minor(ctx, number, amount),
         agreement=agreement,
+        valid_from=None if valid_from is None else valid_from.date(),
+        valid_to=None if valid_to is None else valid_to.date(),
         reason=reason,
     )
     change_account(ctx, number, change, as_json=as_json)

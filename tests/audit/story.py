@@ -102,6 +102,15 @@ def open_accounts(ledger: Ledger) -> None:
         ),
         b.command("GONE", op.CloseAccount(reason="moved away")),
         b.command(
+            "CREDIT",
+            op.SetCreditLimit(
+                credit_limit_minor=50_000,
+                agreement="L-1",
+                valid_from=dt.date(2026, 1, 1),
+                valid_to=dt.date(2026, 12, 31),
+            ),
+        ),
+        b.command(
             "HOT",
             op.SetBuffering(
                 buffer_ms=60_000,

@@ -153,6 +153,17 @@ def test_a_hot_account_accepts_and_shows_what_waits_beside_its_balance(daybook: 
     assert "1 entries for 1 hot accounts" in daybook("status").out
 
 
+def test_a_credit_agreement_is_shown_with_its_days(daybook: Daybook) -> None:
+    open_customer(daybook, "M-credit")
+    words = ("accounts", "credit-limit", "M-credit", "5.00", "--agreement", "L-3")
+    days = ("--valid-from", "2020-01-01", "--valid-to")
+    assert daybook(*words, *days, "2099-12-31").code == ExitCode.OK
+    shown = daybook("accounts", "show", "M-credit").out
+    assert "5.00, agreement L-3 (2020-01-01 to 2099-12-31)" in shown
+    assert daybook(*words, *days, "2020-12-31").code == ExitCode.OK
+    assert "2020-12-31): not in force" in daybook("accounts", "show", "M-credit").out
+
+
 def test_lists_show_everything_in_order(daybook: Daybook) -> None:
     for number in ("C-l-2", "C-l-1"):
         open_customer(daybook, number)
