@@ -97,9 +97,10 @@ def voucher_for(
     moves = [leg for leg in operation.legs if leg.kind in MOVEMENT_KINDS]
     if plan.rule.non_posting:
         return _non_posting_moved(moves) or NonPosting(plan.rule.rule_id, ruleset.hash)
-    parked = _refused(operation, moves, plan, ruleset)
-    if parked is not None:
-        return parked
+    if not _is_plain(operation, moves, plan, ruleset):
+        parked = _refused(operation, moves, plan, ruleset)
+        if parked is not None:
+            return parked
     taken, sums = _taken(operation, moves, plan)
     bodies = _bodies(plan, taken, sums, ruleset.chart.off_balance)
     if isinstance(bodies, Parked):
@@ -176,6 +177,24 @@ def _non_posting_moved(moves: Sequence[BookedLeg]) -> Parked | None:
             detail = f"subject {subject} moves by {minor} {currency}"
             return Parked(ParkedReason.NON_POSTING_MOVES_MONEY, detail)
     return None
+
+
+def _is_plain(
+    operation: OperationBooked, moves: Sequence[BookedLeg], plan: PostingPlan, ruleset: Ruleset
+) -> bool:
+    """Tell in one pass that nothing is to be refused, as with most; False: look for the reason."""
+    known, leaves, buckets = ruleset.currencies, ruleset.chart.leaves, plan.buckets
+    for leg in moves:
+        wanted = buckets.get((leg.kind, leg.subject))
+        if wanted is None or len(wanted) != 1:
+            return False
+        if leg.currency not in known or leg.subject not in leaves:
+            return False
+    amounts, expected = operation.amounts, plan.rule.amounts
+    for name, amount in amounts.items():
+        if name not in expected or amount.currency not in known:
+            return False
+    return all(map(amounts.__contains__, plan.required))
 
 
 def _refused(
