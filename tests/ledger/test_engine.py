@@ -358,3 +358,28 @@ def test_a_foreign_row_under_an_operations_stream_is_met_and_not_overwritten(
             ledger.answer(b.post("transfer", b.credit("C-1", 1)))
         assert caught.value.code in ("store_unavailable", "refused_by_store")
         assert balance_of(ledger, "C-1") == 0
+
+
+def test_the_statements_of_a_small_batch_are_planned_once_and_not_for_each_batch(
+    database_url: str,
+) -> None:
+    """PostgreSQL says when it plans, to whoever asks it to."""
+    planned: list[str] = []
+    rarely_swept = EngineSettings(sweep_interval_s=3_600)
+
+    def connect() -> psycopg.Connection[Any]:
+        conn = psycopg.connect(database_url, autocommit=True)
+        conn.execute("SET client_min_messages = log")
+        conn.execute("SET log_planner_stats = on")
+        conn.add_notice_handler(lambda said: planned.append(said.message_primary or ""))
+        return conn
+
+    with running_ledger(database_url, settings=rarely_swept, connect=connect) as ledger:
+        ledger.open("A-1")
+        for number in range(20):
+            ledger.answer(b.post("recharge", b.credit("A-1", 1), operation_id=f"warm-{number}"))
+        assert any("PLANNER" in said for said in planned)
+        planned.clear()
+        for number in range(20):
+            ledger.answer(b.post("recharge", b.credit("A-1", 1), operation_id=f"r-{number}"))
+    assert [said for said in planned if "PLANNER" in said] == []
