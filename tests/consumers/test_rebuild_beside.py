@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -122,3 +126,47 @@ def test_a_row_that_a_process_cannot_read_ends_the_rebuild_and_is_named(database
         rebuild(database_url, processes=2, rows_per_stretch=2)
 
     assert books(database_url) == before
+
+
+def test_a_process_that_dies_ends_the_rebuild_and_the_others_with_it(database_url: str) -> None:
+    written = WrittenLog(database_url)
+    written.publish()
+    written.commit(*(written.recharge(f"r-{number}") for number in range(40)))
+    consume_log(database_url)
+    before = books(database_url)
+    forked: list[int] = []
+
+    def kill_one(step: str, _done: int, _total: int) -> None:
+        if step == "filling" and not forked:
+            forked.extend(each for child in children(os.getpid()) for each in children(child))
+            os.kill(forked[0], signal.SIGKILL)
+
+    with pytest.raises(StretchFailed):
+        rebuild(database_url, processes=2, rows_per_stretch=1, progress=kill_one)
+
+    assert len(forked) == 2
+    deadline = time.monotonic() + 20
+    while (living := [pid for pid in forked if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not living
+    assert books(database_url) == before
+
+
+def children(pid: int) -> list[int]:
+    """Name the processes that a rebuild of this or that process has started."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    found = [int(one) for task in tasks for one in (task / "children").read_text().split()]
+    return [one for one in found if b"consumers.stretches" in command_of(one)]
+
+
+def command_of(pid: int) -> bytes:
+    """Read a process's command line; empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that nobody has waited for yet has no command line."""
+    return bool(command_of(pid))
