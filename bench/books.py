@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 
+from bench.books_ceiling import copy_book_commits, select_book_commits
 from bench.documents import Documents
 from bench.http_single import POSTINGS
 from bench.load import Plan, Report, post_load
@@ -27,6 +28,7 @@ from projections.tables import connect_to
 
 BOOKS = "Books: draining what 32 callers posted (recharge with a fee, four lines each)"
 RATE, POSTED, RATIO = "vouchers/s", "posted/s by HTTP", "ratio to HTTP"
+CEILING, OF_CEILING = "COPY of its rows/s", "ratio to COPY"
 CPU, MEMORY = "consumer CPU %", "consumer MiB"
 CALLERS = 32
 LOOK_S = 0.004
@@ -51,18 +53,37 @@ class Drain:
             MEMORY: self._consumer.memory_mib,
         }
 
-    def add_to(self, run: Run, subject: str, operations: float, posted: Report) -> None:
-        """Stop the clock; write the rate down beside that of the postings."""
+    def add_to(
+        self,
+        run: Run,
+        subject: str,
+        operations: float,
+        posted: Report,
+        ceiling_per_s: Callable[[], float] | None = None,
+    ) -> None:
+        """Stop the clock; write the rate down beside that of the postings, and the ceiling's."""
         _, figures = self.figures(operations)
-        ratio = figures[RATE] / posted.per_s
-        run.sheet.add(BOOKS, subject, {**figures, POSTED: posted.per_s, RATIO: ratio})
+        figures |= {POSTED: posted.per_s, RATIO: figures[RATE] / posted.per_s}
+        if ceiling_per_s is not None:
+            ceiling = ceiling_per_s()
+            figures |= {CEILING: ceiling, OF_CEILING: figures[RATE] / ceiling}
+        run.sheet.add(BOOKS, subject, figures)
 
 
 def run_on_log(run: Run) -> None:
     """Drain over the log bus: one consumer process, started when everything is posted."""
     place, subject = run.place, "log bus, one consumer"
-    url = place.caught_up_database("log_bus")
-    with api_server(url, place.folder) as (api_url, _), connect_to(url) as watcher:
+    url, equal_url = (place.caught_up_database(name) for name in ("log_bus", "log_bus_copy"))
+    with (
+        api_server(url, place.folder) as (api_url, _),
+        connect_to(url) as watcher,
+        connect_to(equal_url) as equal,
+    ):
+
+        def ceiling_per_s(after: int) -> float:
+            seconds = copy_book_commits(equal, select_book_commits(watcher, after))
+            return run.scale.drain_operations / seconds
+
         for number in range(run.scale.rounds):
             before = select_visible(watcher)
             posted = _post(run, api_url, number)
@@ -73,8 +94,9 @@ def run_on_log(run: Run) -> None:
                 left = head - select_visible(watcher)
                 wait_until_visible(watcher, head)
                 operations = run.scale.drain_operations * left / (head - before)
-                drain.add_to(run, subject, operations, posted)
+                drain.add_to(run, subject, operations, posted, partial(ceiling_per_s, before))
     _aim(run, subject)
+    run.sheet.aim(Aim(f"books, {subject}: ratio to COPY", BOOKS, subject, OF_CEILING, at_least=0.5))
     run.sheet.note(BOOKS, "Log bus: from the consumer's first commit to its last.")
 
 
