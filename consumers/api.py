@@ -1,4 +1,4 @@
-"""Repair over HTTP: order retries, propose and approve overrides, see what was set aside.
+"""Repair over HTTP: order retries, propose and approve overrides.
 
 Who decides is the principal of the key, never a name in the body. Invariant: a route here
 writes a decision into the log or nothing at all; its effect comes by the consumers, so an
@@ -43,7 +43,7 @@ from consumers.repair import (
 from ledger.api_call import JSON_TYPES, Call, ClientGone, Limits
 from ledger.api_gate import refuse_error
 from ledger.api_parse import decode
-from ledger.errors import InvalidRequest, NotPermitted, StoreUnavailable
+from ledger.errors import InvalidRequest, StoreUnavailable
 from ledger.money import AMOUNT_MAX
 from ledger.operation import Name, Text
 from ledger.principals import Principal
@@ -59,7 +59,7 @@ from projections.api import (
     gives,
 )
 from projections.pages import PAGE_SIZE_MAX, Page
-from projections.parked import ParkedFilter, SetAsideMessage, select_set_asides
+from projections.parked import ParkedFilter
 
 BODY_LIMITS = Limits(body_bytes_max=1024 * 1024, operations_max=1)
 LINES_MAX = 500
@@ -164,7 +164,6 @@ def repair_router(
     _add_override_reads(router, reader)
     _add_proposing(router, writer)
     _add_deciding(router, writer)
-    _add_set_asides(router, reader, authorize)
     return router
 
 
@@ -395,21 +394,6 @@ def _add_deciding(router: APIRouter, writer: DecisionWriter) -> None:
 
         scope = "approve" if "approve" in request.state.principal.scopes else "repair"
         return await writer.answer(request, scope, _decode_verdict, act)
-
-
-def _add_set_asides(router: APIRouter, reader: BooksReader, authorize: Authorize) -> None:
-    @router.get("/set-asides", responses=gives(Page[SetAsideMessage]) | REFUSALS)
-    def set_asides(
-        request: Request, waits: Waits, cursor: Cursor = None, limit: Limit = 100
-    ) -> Response:
-        """Messages nobody could read, with their raw bytes in base64. Not for one book's keys."""
-        if authorize(request, "read").principal.book_id is not None:
-            raise NotPermitted("a message belongs to no book: this needs a key for every book")
-        return reader.answer(
-            request,
-            waits,
-            lambda conn, _: select_set_asides(conn, cursor=cursor, limit=limit),
-        )
 
 
 OVERRIDE_EXAMPLE = {

@@ -33,7 +33,7 @@ from consumers.set_aside import is_set_aside, words_of
 from consumers.vouchers import handle_in_tx, prepare
 from ledger.errors import LogCorrupt
 from ledger.hops import hops, now_ns, tell
-from ledger.statuses import AccountingResult
+from ledger.statuses import AccountingResult, apply_results_in_tx
 from projections.outcomes import Outcome, exists_waiter
 from projections.positions import (
     Lane,
@@ -51,6 +51,7 @@ from projections.repair_orders import exists_due
 from projections.rulesets import PublishedRulesets, load_rulesets
 
 WAITER_SWEEP_S = 1.0
+DUE_PER_STEP = 1  # an order, or a chunk of a cut: between two of them postings are handled
 FILL_ROWS_MAX = 8_000
 DeliverInTx = Callable[[Connection[Any], Sequence[AccountingResult]], object]
 Messages = list[Booked | Decided]
@@ -110,6 +111,7 @@ class Consumer:
         self._swept_at = 0.0
         self._head = 0
         self._last_lane = 0
+        self._more_due = False
         self._left_at: dict[int, int] = {}  # where this consumer left each lane
         self.log: LogName = select_log(conn)
         self.rulesets = PublishedRulesets()
@@ -123,7 +125,7 @@ class Consumer:
         Raises psycopg.Error and KafkaError of infrastructure (nothing is half done: call
         `bus.rewind` and step again), LanesChanged (make a new Consumer) and LogCorrupt.
         """
-        given = self.bus.poll(timeout_s)
+        given = self.bus.poll(0.0 if self._more_due else timeout_s)
         if given:
             self._failpoint("polled")
         stuck: set[int] = set()
@@ -132,24 +134,29 @@ class Consumer:
                 self._stand_before(each)
             elif each.lane not in stuck and not self._handle(each):
                 stuck.add(each.lane)
-        return self.perform_due() or bool(given)
+        return self.perform_due(DUE_PER_STEP) or bool(given)
 
-    def perform_due(self) -> bool:
-        """Perform repair orders that every lane has passed; now and then sweep waiters."""
-        performed = False
-        while exists_due(self.conn):
+    def perform_due(self, most: int | None = None) -> bool:
+        """Perform repair orders and chunks of cuts that every lane has passed, `most` or all.
+
+        Now and then sweep waiters.
+        """
+        performed = 0
+        while (due := exists_due(self.conn)) and performed != most:
             outcomes = self._in_lane(perform_order_in_tx)
             if outcomes is None:
+                due = False
                 break
-            performed = True
+            performed += 1
             self.counts.orders += 1
+        self._more_due = due
         now = time.monotonic()
         if now - self._swept_at >= WAITER_SWEEP_S:
             self._swept_at = now
             if exists_waiter(self.conn):
                 woken = self._in_lane(sweep_waiters_in_tx) or []
                 self.counts.woken += len(woken)
-        return performed
+        return performed > 0
 
     # --- a poll ----------------------------------------------------------------------
 
@@ -218,7 +225,7 @@ class Consumer:
         self.counts.operations += len(batch.attempts)
         self.counts.outcomes += len(outcomes)
         if hops.on:
-            tell_outcomes(outcomes, lane, began_ns)
+            self._tell(outcomes, lane, began_ns)
 
     def _in_lane(
         self,
@@ -233,8 +240,15 @@ class Consumer:
                 self._deliver_in_tx(self.conn, results_of(outcomes))
             self._failpoint("changed")
         if hops.on:
-            tell_outcomes(outcomes or (), at.lane, began_ns)
+            self._tell(outcomes or (), at.lane, began_ns)
         return outcomes
+
+    def _tell(self, outcomes: Sequence[Outcome], lane: int, began_ns: int) -> None:
+        """Tell the hop, and on the log bus the results' too: they were said in the same commit."""
+        tell_outcomes(outcomes, lane, began_ns)
+        if self._deliver_in_tx is apply_results_in_tx:
+            for each in outcomes:
+                tell("results", began_ns, each.book_id, each.operation_id, status=each.status)
 
     def _lock_lane_in_tx(self, lane: int) -> Lane:
         at = lock_lane_in_tx(self.conn, lane, self.log)

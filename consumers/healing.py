@@ -1,9 +1,9 @@
 """Healing: what the books have no trace of goes through the live handler, late.
 
 What happened while the operation was missing (an order that names it, an original that became
-final) is made up for, so that the books become what a rebuild makes of the log. Invariant:
-what is healed, its results and the record that it was healed are one transaction; an operation
-with an outcome is left alone.
+final, a cut that numbered its day) is made up for, so that the books become what a rebuild
+makes of the log. Invariant: what is healed, its results and the record that it was healed are
+one transaction; an operation with an outcome is left alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from consumers.posting import final_originals, results_of
 from consumers.resolution import obey_in_tx, select_originals, wake_in_tx
 from consumers.traces import select_elsewhere_in_tx
 from consumers.vouchers import handle_in_tx, prepare
+from projections.numbering import Renumbered, renumber_in_tx
 from projections.outcomes import FINAL, WAITING, OperationName, Outcome, select_standings
 from projections.positions import (
     LanesChanged,
@@ -32,7 +33,7 @@ from projections.positions import (
 from projections.repair_orders import RepairOrderRow, select_next_naming
 from projections.rulesets import PublishedRulesets, load_rulesets
 
-RecordInTx = Callable[[Connection[Any], Sequence[int]], None]
+RecordInTx = Callable[[Connection[Any], Sequence[int], Sequence[Renumbered]], None]
 
 log = structlog.get_logger("consumers.healing")
 
@@ -41,12 +42,12 @@ class Healing(NamedTuple):
     """How the books are healed: which ones, and who is told.
 
     `incarnation` is the books' when they were compared; `record_in_tx` is given the positions
-    that its transaction heals.
+    that its transaction heals, and where later vouchers got other numbers for them.
     """
 
     incarnation: int
     deliver_in_tx: DeliverInTx
-    record_in_tx: RecordInTx = lambda _conn, _healed: None
+    record_in_tx: RecordInTx = lambda _conn, _healed, _renumbered: None
     failpoint: Callable[[str], None] = never
 
 
@@ -65,8 +66,8 @@ def heal(conn: Connection[Any], missing: Sequence[int], healing: Healing) -> int
         part: Sequence[Booked | Decided], _through: int, refusals: Refusals | None
     ) -> None:
         with conn.transaction():
-            done = _heal_in_tx(conn, rulesets, part, refusals, healing)
-            healing.record_in_tx(conn, done)
+            done, renumbered = _heal_in_tx(conn, rulesets, part, refusals, healing)
+            healing.record_in_tx(conn, done, renumbered)
             healing.failpoint("healed")
         healed.extend(done)
 
@@ -88,7 +89,7 @@ def _heal_in_tx(
     messages: Sequence[Booked | Decided],
     refusals: Refusals | None,
     healing: Healing,
-) -> list[int]:
+) -> tuple[list[int], list[Renumbered]]:
     batch = prepare(rulesets, messages, refusals)
     first = select_lanes(conn)[0].lane
     lane = lock_lane_in_tx(conn, first, select_log(conn))
@@ -98,7 +99,10 @@ def _heal_in_tx(
     outcomes += _make_up_in_tx(conn, rulesets, outcomes, lane.lane)
     healing.deliver_in_tx(conn, results_of(outcomes))
     changed = {outcome.position for outcome in outcomes}
-    return [message.position for message in messages if message.position in changed]
+    sources = changed | {outcome.attempt_position for outcome in outcomes}  # an override's voucher
+    renumbered = renumber_in_tx(conn, sorted(sources))
+    healed = [message.position for message in messages if message.position in changed]
+    return healed, renumbered
 
 
 def _make_up_in_tx(

@@ -104,7 +104,7 @@ def sweep_waiters_in_tx(
 def perform_order_in_tx(
     conn: Connection[Any], rulesets: PublishedRulesets, lane: int
 ) -> list[Outcome] | None:
-    """Perform the first due repair order or day cut; None when none is due.
+    """Perform the first due repair order, or a chunk of the first due cut; None when none is due.
 
     Every lane has passed the order, so each operation it names has its outcome. A retry that
     names a waiting operation tries it only if the last of its originals became final by the same

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -23,9 +23,9 @@ from consumers.consumer import DeliverInTx, never
 from consumers.healing import Healing, heal, incarnation_of
 from consumers.lost_results import SLICE_POSITIONS, Lost, select_lost, select_lost_open
 from consumers.results import insert_outbox_in_tx
-from consumers.traces import select_unnumbered
 from ledger.errors import LogCorrupt
 from ledger.statuses import apply_results_in_tx
+from projections.numbering import Renumbered
 from projections.positions import LanesChanged, select_head, select_visible
 from projections.sweeps import (
     Difference,
@@ -46,7 +46,6 @@ TRY_LOCK = "SELECT pg_try_advisory_lock(%s)"
 UNLOCK = "SELECT pg_advisory_unlock(%s)"
 LOOK_S_MAX = 30.0
 FULL_EVERY_S = 86_400.0
-UNNUMBERED = "healed after its day was cut: it is numbered by a rebuild"
 
 log = structlog.get_logger("consumers.sweeps")
 
@@ -172,23 +171,19 @@ class Sweeper:
         return finished
 
     def _healed(self, begun: Sweep, compared: Comparison) -> set[int]:
-        """Heal what is missing; each transaction records what it heals. Return the positions.
-
-        A voucher of a day whose vouchers are numbered stays without a number: that is found too.
-        """
+        """Heal what is missing; each transaction records what it heals. Return the positions."""
         deliver_in_tx = self._deliver_in_tx
         if deliver_in_tx is None or not compared.missing:
             return set()
         named = {each.position: each for each in compared.differences}
         healed: set[int] = set()
 
-        def record_in_tx(conn: Connection[Any], positions: Any) -> None:
-            done = [msgspec.structs.replace(named[at], healed=True) for at in positions]
-            done += [
-                msgspec.structs.replace(named[at], kind="unnumbered", detail=UNNUMBERED)
-                for at in sorted(select_unnumbered(conn, positions))
-            ]
-            swept = Swept(found=len(done), healed=len(positions), differences=tuple(done))
+        def record_in_tx(
+            conn: Connection[Any], positions: Sequence[int], renumbered: Sequence[Renumbered]
+        ) -> None:
+            moved = {each.book_id: _renumbered_words(each) for each in renumbered}
+            done = [_as_healed(named[at], moved) for at in positions]
+            swept = Swept(found=len(done), healed=len(done), differences=tuple(done))
             add_swept_in_tx(conn, begun.sweep_id, swept)
             healed.update(positions)
 
@@ -321,6 +316,20 @@ def _only_sweep(conn: Connection[Any], *, wait: bool) -> Iterator[bool]:
 def _age_s(conn: Connection[Any], sweep: Sweep) -> float:
     age: dt.timedelta = select_clock(conn) - sweep.started_at
     return age.total_seconds()
+
+
+def _renumbered_words(renumbered: Renumbered) -> str:
+    return (
+        f"healed behind a cut: {renumbered.moved} later vouchers, from {renumbered.from_date} on, "
+        "have other numbers now"
+    )
+
+
+def _as_healed(difference: Difference, renumbered: Mapping[str, str]) -> Difference:
+    """Say that a difference is healed, and what in its book had to be numbered anew for that."""
+    words = renumbered.get(difference.book_id)
+    detail = difference.detail if words is None else f"{difference.detail}; {words}"
+    return msgspec.structs.replace(difference, healed=True, detail=detail)
 
 
 def _say(sweep: Sweep) -> None:

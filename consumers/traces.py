@@ -50,13 +50,6 @@ SELECT_UNKEPT = f"""
     WHERE notification_id > %s AND notification_id <= %s AND topic = ANY(%s) {NOT_KEPT}
     ORDER BY notification_id
 """
-# Vouchers that came after the cut that numbered their day: only what was healed does.
-SELECT_UNNUMBERED = """
-    SELECT DISTINCT v.position FROM vouchers v
-    JOIN day_cuts c ON c.book_id = v.book_id AND c.performed AND c.cut_date >= v.accounting_date
-    LEFT JOIN voucher_numbers n ON n.position = v.position AND n.ordinal = v.ordinal
-    WHERE v.position = ANY(%s) AND n.position IS NULL
-"""
 # What the account lines of each position's vouchers move, per currency, as outcomes say it.
 MOVED = """
     SELECT position, coalesce(
@@ -136,11 +129,6 @@ def select_unkept_in_tx(
     """Find decisions of a stretch that left no row: position, no book, the decision's name."""
     rows = conn.execute(SELECT_UNKEPT, (after, until, KEPT))
     return [(position, "", topic.rpartition(":")[2]) for position, topic in rows]
-
-
-def select_unnumbered(conn: Connection[Any], positions: Sequence[int]) -> set[int]:
-    """Tell which vouchers lack the number that the cut of their day gave to the others."""
-    return {row[0] for row in conn.execute(SELECT_UNNUMBERED, (list(positions),))}
 
 
 def select_unposted_in_tx(

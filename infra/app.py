@@ -28,6 +28,7 @@ from accounting.decisions import DecisionRefused
 from consumers.api import Caller, refuse_decision, repair_router
 from consumers.api_documents import add_repair_documents
 from consumers.api_periods import periods_router
+from consumers.api_set_asides import set_asides_router
 from infra.backlog_watch import BacklogWatch
 from infra.connection_bounds import FILES_OWN, bounded_connections
 from infra.connections import connect, connection_pool
@@ -120,6 +121,16 @@ def build_app(
             open_decisions=lambda: decision_log(address),
         )
         app.include_router(router)
+    on_kafka = settings.bus == "kafka"
+    app.include_router(
+        set_asides_router(
+            connect=lend_books_connection,
+            authorize=caller_for,
+            open_decisions=lambda: decision_log(address),
+            bootstrap=settings.kafka_bootstrap,
+            topics=(settings.operations_topic, settings.results_topic) if on_kafka else (),
+        )
+    )
     return app
 
 

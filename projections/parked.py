@@ -43,20 +43,38 @@ ALSO_FOLLOWS = """
             convert_from(e.state, 'UTF8')::jsonb -> 'also_follows'))
         FROM ledger.stored_events e WHERE e.notification_id = o.position) END
 """
+# What an operation was tried with when it arrived, though it waits whatever these rules say.
+TRIED_ON_ARRIVAL = """
+    CASE WHEN o.status = 'waiting' THEN (
+        SELECT position FROM rulesets t
+        WHERE t.book_id = o.book_id AND t.position < o.position
+          AND t.effective_from <= o.business_date::text
+        ORDER BY t.effective_from DESC, t.position DESC LIMIT 1) END
+"""
+# Each place in the log of a page is looked up once among the seals.
 SELECT_PARKED = f"""
+    WITH page AS MATERIALIZED (
+        SELECT o.book_id, o.position, o.operation_id, o.business_type, o.business_date, o.status,
+               o.reason, o.detail, o.depends_on, o.waits_for, o.attempt_position,
+               o.ruleset_position, o.amounts
+        FROM outcomes o
+        WHERE {FILTERED} AND (%(after)s::bigint IS NULL OR o.position > %(after)s)
+        ORDER BY o.position LIMIT %(limit)s
+    ), sealed AS MATERIALIZED (
+        SELECT place.position, seal.booked_at
+        FROM (SELECT position FROM page UNION SELECT attempt_position FROM page) place
+        LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= place.position
+                           ORDER BY first_id DESC LIMIT 1) seal ON true
+    )
     SELECT o.position, o.operation_id, o.business_type, o.business_date::text, o.status,
            o.reason, o.detail, o.depends_on, {ALSO_FOLLOWS}, o.waits_for,
            o.attempt_position, r.ruleset_hash, o.amounts, first.booked_at, o.position,
            first.booked_at, last.booked_at
-    FROM outcomes o
-    LEFT JOIN rulesets r ON r.position = o.ruleset_position
-    LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= o.position
-                       ORDER BY first_id DESC LIMIT 1) first ON true
-    LEFT JOIN LATERAL (SELECT booked_at FROM ledger.seals WHERE first_id <= o.attempt_position
-                       ORDER BY first_id DESC LIMIT 1) last ON true
-    WHERE {FILTERED}
-      AND (%(after)s::bigint IS NULL OR o.position > %(after)s)
-    ORDER BY o.position LIMIT %(limit)s
+    FROM page o
+    LEFT JOIN rulesets r ON r.position = coalesce(o.ruleset_position, {TRIED_ON_ARRIVAL})
+    JOIN sealed first ON first.position = o.position
+    JOIN sealed last ON last.position = o.attempt_position
+    ORDER BY o.position
 """
 COUNT_PARKED = f"""
     WITH wanted AS (

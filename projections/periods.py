@@ -1,7 +1,7 @@
-"""Opened days, day cuts and period changes as the books met them; the legal numbers.
+"""Opened days, day cuts and period changes as the books met them.
 
-Invariant: a voucher is numbered once, by the performed cut that covers its accounting date;
-numbers of a book's year are consecutive in the order (accounting date, position, ordinal).
+Invariant: a voucher is numbered by the first cut that covers its accounting date, and a cut is
+performed when all of them are (`numbering.py` says in which order).
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from accounting.decided import (
 )
 from accounting.periods import CLOSE, day_before
 from ledger.events import BookOpened, DayOpened
+from projections import numbering
+from projections.numbering import number_chunk_in_tx
 from projections.pages import Page, checked_limit, page_of, read_cursor
 
 PeriodDecision = (
@@ -64,26 +66,6 @@ LOCK_DUE_CUT = """
     ORDER BY position LIMIT 1 FOR UPDATE
 """
 MARK_CUT = "UPDATE day_cuts SET performed = true WHERE position = %s"
-NUMBER_VOUCHERS = """
-    WITH done AS (
-        SELECT max(cut_date) AS cut_date FROM day_cuts WHERE book_id = %(book)s AND performed
-    ), fresh AS (
-        SELECT extract(year FROM accounting_date)::integer AS year, accounting_date,
-               position, ordinal
-        FROM vouchers
-        WHERE book_id = %(book)s AND accounting_date <= %(cut)s::date
-          AND accounting_date > coalesce((SELECT cut_date FROM done), '-infinity')
-    ), years AS MATERIALIZED (
-        SELECT year, coalesce((SELECT max(number) FROM voucher_numbers n
-                               WHERE n.book_id = %(book)s AND n.year = met.year), 0) AS last
-        FROM (SELECT DISTINCT year FROM fresh) met
-    )
-    INSERT INTO voucher_numbers (book_id, year, number, position, ordinal)
-    SELECT %(book)s, year,
-           last + row_number() OVER (PARTITION BY year ORDER BY accounting_date, position, ordinal),
-           position, ordinal
-    FROM fresh JOIN years USING (year)
-"""
 _CUT = """
     SELECT c.position, c.book_id, c.cut_date::text, c.open_date::text, c.parked, c.operations,
            c.operation_ids, c.maker, c.note, c.performed, s.booked_at
@@ -272,12 +254,12 @@ def lock_due_cut_in_tx(conn: Connection[Any], visible: int) -> DueCut | None:
     return None if row is None else DueCut(*row)
 
 
-def perform_cut_in_tx(conn: Connection[Any], cut: DueCut) -> int:
-    """Number the vouchers that the cut covers; return how many."""
-    values = {"book": cut.book_id, "cut": cut.cut_date}
-    numbered = conn.execute(NUMBER_VOUCHERS, values).rowcount
+def perform_cut_in_tx(conn: Connection[Any], cut: DueCut) -> bool:
+    """Number a chunk of the vouchers that the cut covers; True when none is left."""
+    if number_chunk_in_tx(conn, cut.book_id, cut.cut_date) == numbering.CHUNK_VOUCHERS:
+        return False
     conn.execute(MARK_CUT, (cut.position,))
-    return numbered
+    return True
 
 
 def select_closing_position(conn: Connection[Any], book_id: str, date: str) -> int | None:

@@ -75,8 +75,8 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `kind`: missing (no trace of it in the books), differing, doubled (vouchers it should not
     have), unposted (vouchered without vouchers), unknown (in the books, not in the log), unmet
-    (a decision that left no row), unnumbered (healed after the cut that numbered its day). The
-    last two are right only after a rebuild.
+    (a decision that left no row: right only after a rebuild). A missing one that is healed into a
+    day that is cut moves the numbers of later vouchers; `detail` says how many.
     """
 
     kind: str

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import psycopg
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -49,7 +50,17 @@ PATHS = (
     ("POST", "/v1/overrides/{override_id}:approve"),
     ("POST", "/v1/overrides/{override_id}:reject"),
     ("GET", "/v1/set-asides"),
+    ("POST", "/v1/set-asides"),
 )
+BREAK_ROWS = """
+    CREATE FUNCTION break_row() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NEW.topic = 'ledger.recorded:OperationBooked' THEN NEW.state := '{}'; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER break_row BEFORE INSERT ON ledger.stored_events
+        FOR EACH ROW EXECUTE FUNCTION break_row();
+"""
 LINES = [
     {"side": "debit", "subject": "2001.01", "currency": "CNY", "amount": 500, "account": "C-1"},
     {"side": "credit", "subject": "2002.01", "currency": "CNY", "amount": 490, "account": "M-1"},
@@ -291,6 +302,44 @@ def test_set_aside_messages_are_listed_with_their_raw_bytes(repairing: Repairing
     assert base64.b64decode(message["raw"]) == b"\xff\x00"
     assert (message["partition"], message["at_offset"], message["maker"]) == (3, 9, "olga")
     assert refused.status_code == 403
+
+
+def test_a_message_nobody_can_read_is_set_aside_by_the_principal_of_a_key_and_the_lane_goes_on(
+    repairing: Repairing,
+) -> None:
+    """What can be read, what is not there and topics of others are never passed over."""
+    api, written = repairing.api, repairing.written
+    good = written.commit(written.recharge("readable"))
+    with psycopg.connect(written.database_url, autocommit=True) as conn:
+        conn.execute(BREAK_ROWS)
+        broken = written.commit(written.recharge("unreadable"))
+        conn.execute("DROP FUNCTION break_row CASCADE")
+    behind = written.commit(written.recharge("behind-it"))
+    olga = repairing.key("olga", "repair")
+    body = {"topic": "log", "offset": broken, "reason": "written by hand"}
+
+    def refused(key: str = olga, **other: Any) -> tuple[int, str]:
+        answer = api.post("/v1/set-asides", {**body, **other}, key=key)
+        return answer.status_code, answer.json()["code"]
+
+    assert refused(repairing.key("rita", "read")) == (403, "not_permitted")
+    assert refused(api.make_key("repair", book_id=BOOK)) == (403, "not_permitted")
+    assert refused(offset=good)[1] == "readable"
+    assert refused(offset=10**9) == (404, "not_found")
+    assert refused(topic="somebody.elses") == (404, "not_found")
+    assert api.get("/v1/identity", min_position=behind, wait_s=0).status_code != 200
+
+    first = api.post("/v1/set-asides", body, key=olga, wait_s=30)
+    again = api.post("/v1/set-asides", body, key=olga, wait_s=30)
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    decided = first.json()
+    assert (decided["maker"], decided["raw_bytes"], decided["moved_on"]) == ("olga", 2, True)
+    assert again.json()["position"] is None
+    found = api.get("/v1/set-asides", min_position=decided["position"], wait_s=30).json()
+    assert ("log", broken, "olga") in [
+        (each["topic"], each["at_offset"], each["maker"]) for each in found["data"]["items"]
+    ]
 
 
 @pytest.fixture(scope="module")

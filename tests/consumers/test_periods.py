@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg
@@ -12,11 +13,13 @@ import pytest
 from accounting import periods
 from accounting.decided import DayCut, ParkedAtCut
 from accounting.decisions import DecisionRefused, GivenLine
+from consumers.consumer import never
 from consumers.periods import BooksMoved, CutDay, cut_day, propose_change, write_cut
 from consumers.rebuild import rebuild
 from consumers.repair import retry
 from infra.decision_log import decision_log
 from ledger.books import open_book, open_day
+from projections import numbering
 from projections.journal import JournalVoucher, select_vouchers, select_vouchers_of
 from projections.parked import ParkedFilter
 from projections.periods import select_cuts, select_periods
@@ -440,3 +443,55 @@ def test_a_cut_is_performed_only_when_every_lane_and_every_order_below_have_been
         (DAY, "p-1", 2),
         (DAY, "f-1", 3),
     ]
+
+
+def test_a_long_cut_is_numbered_chunk_by_chunk_and_goes_on_after_a_kill_while_postings_arrive(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numbering, "CHUNK_VOUCHERS", 2)
+    written = WrittenLog(database_url)
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        open_book(conn, BOOK, "Main", dt.date.fromisoformat("2025-12-31"), principal="alice")
+    written.publish()
+    for number in range(3):
+        written.commit(written.recharge(f"a-{number}", day="2025-12-31"))
+    open_next(database_url, "2026-01-01")
+    for number in range(4):
+        written.commit(written.recharge(f"b-{number}", day="2026-01-01"))
+    open_next(database_url, "2026-01-02")
+    consume_log(database_url)
+    given = DayCut(BOOK, "2026-01-01", "2026-01-02", (), 0, (), "alice")
+    written.decide(lambda made: periods.cut_day(made, given, lambda _cursor: None))
+
+    seen: list[tuple[int, int]] = []  # vouchers, numbers
+    for step in range(7):
+        written.commit(written.recharge(f"c-{step}", day="2026-01-02"))
+        failpoint = killed_inside_a_change if step == 2 else never
+        killed = pytest.raises(Killed) if step == 2 else nullcontext()
+        with log_consumer(database_url, failpoint=failpoint) as consumer, killed:
+            consumer.step()
+        found = numbers(database_url)
+        seen.append((len(found), sum(number is not None for _, _, number in found)))
+
+    assert seen == [(8, 2), (9, 4), (10, 4), (11, 6), (12, 7), (13, 7), (14, 7)]
+    assert [(each[1], each[2]) for each in numbers(database_url)[:8]] == [
+        ("a-0", 1),
+        ("a-1", 2),
+        ("a-2", 3),
+        ("b-0", 1),
+        ("b-1", 2),
+        ("b-2", 3),
+        ("b-3", 4),
+        ("c-0", None),
+    ]
+    assert rebuild(database_url).difference is None
+
+
+class Killed(Exception):
+    """The consumer dies inside its transaction."""
+
+
+def killed_inside_a_change(point: str) -> None:
+    """Die in the transaction that numbers a chunk."""
+    if point == "changed":
+        raise Killed

@@ -90,6 +90,25 @@ def test_what_is_parked_says_its_first_and_last_attempt_and_the_rules_tried(
     assert parked.ruleset_hash == tried.hash
 
 
+def test_what_waits_says_the_rules_it_was_tried_with_when_it_arrived(database_url: str) -> None:
+    """Neither the rules of a later date nor those published afterwards."""
+    written = WrittenLog(database_url)
+    tried = rules_without("payment")
+    written.publish(rules_without("interest"))
+    written.publish(tried)
+    written.publish(rules_without("refund"), effective_from="2999-01-01")
+    written.commit(payment(written, "p-1"), refund_of(written, "f-1", "p-1"))
+    consume_log(database_url)
+    written.publish()
+    consume_log(database_url)
+
+    with connect_to(database_url) as conn:
+        front, behind = select_parked(conn, BOOK).items
+
+    assert (behind.operation_id, behind.status, behind.waits_for) == ("f-1", "waiting", "p-1")
+    assert front.ruleset_hash == behind.ruleset_hash == tried.hash
+
+
 def test_a_second_retry_finds_nothing_and_changes_nothing(database_url: str) -> None:
     written = WrittenLog(database_url)
     written.publish(rules_without("payment"))

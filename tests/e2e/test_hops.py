@@ -22,8 +22,8 @@ from tests.waiting import wait_until
 
 CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 LINKED = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
-ON_LOG = {"api", "engine", "consumer"}
-ON_KAFKA = ON_LOG | {"relay", "results"}
+ON_LOG = {"api", "engine", "consumer", "results"}
+ON_KAFKA = ON_LOG | {"relay"}
 
 
 class Collector:
