@@ -96,6 +96,36 @@ def test_a_full_buffer_is_a_recorded_rejection_for_types_that_fail(sale: ApiCall
     assert sale.get(f"{OPERATIONS}/t").json()["status"] == "rejected"
 
 
+def test_a_full_buffer_lets_a_refund_pass(sale: ApiCaller) -> None:
+    assert sale.post(OPERATIONS, payment("p1", 10)).status_code == 202
+    assert agree(sale, "C-1", entries_max=1).status_code == 200
+    recharge = operation("r1", credit("C-1", 5))
+    assert sale.post(OPERATIONS, recharge).status_code == 202
+    assert sale.post(OPERATIONS, {**recharge, "operation_id": "r2"}).status_code == 503
+
+    legs = (debit("M-1", 10), credit("C-1", 10))
+    refund = operation("b", *legs, business_type="refund", original_operation_id="p1")
+    refund["legs"][1]["part"] = "C-1"
+    returned = sale.post(OPERATIONS, refund)
+
+    assert (returned.status_code, returned.json()["status"]) == (202, "accepted")
+    assert sale.get("/v1/accounts/C-1").json()["buffer"]["accepted"] == 15
+    assert sale.get("/v1/accounts/M-1").json()["buffer"]["entries"] == 0  # applied to pay it
+    assert sale.balance("M-1") == 0
+
+
+def test_money_leaves_a_hot_account_in_credit_while_its_inflows_wait(sale: ApiCaller) -> None:
+    limit = {"operation_id": "l", "command": "credit_limit", "credit_limit": 500, "agreement": "L"}
+    assert sale.post("/v1/accounts/M-1/commands", limit).status_code == 200
+    assert sale.post(OPERATIONS, payment("p", 40)).status_code == 202
+
+    fee = sale.post(OPERATIONS, operation("f", debit("M-1", 500), business_type="fee"))
+
+    assert (fee.status_code, fee.json()["status"]) == (201, "booked")
+    state = sale.get("/v1/accounts/M-1").json()
+    assert (state["balance"], state["available"], state["buffer"]["accepted"]) == (-500, 0, 40)
+
+
 def test_a_dry_run_says_accepted_with_200(sale: ApiCaller) -> None:
     tried = sale.post(OPERATIONS, payment("p", 40), dry_run="true")
     assert (tried.status_code, tried.json()["status"]) == (200, "accepted")
