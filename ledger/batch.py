@@ -292,14 +292,14 @@ class _Decider:
             submission.principal,
             submission.fingerprint,
             tuple(legs.booked),
-            tuple(touched_account(account) for account in legs.accounts.values()),
+            tuple([touched_account(account) for account in legs.accounts.values()]),
             op.named_amounts(operation),
             operation.orders,
             original_id,
             _relation(kind, original, legs),
             operation.description,
             tuple(legs.issues),
-            tuple(opener for opener in legs.openers if opener != original_id),
+            tuple([each for each in legs.openers if each != original_id]) if legs.openers else (),
         )
         record = self._record(event)
         for number, account_event in legs.events:
@@ -308,6 +308,8 @@ class _Decider:
         if legs.due_at is not None:
             self.apply_at = min(legs.due_at, self.apply_at or legs.due_at)
         self._add_totals(legs.booked)
+        if original is None and not legs.openers:
+            return Outcome(record)
         followed: dict[str, str] = dict(legs.openers)
         if original is not None:
             followed[original.operation_id] = event.relation or "reference"

@@ -12,7 +12,7 @@ import hashlib
 import struct
 import uuid
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import msgspec
@@ -22,6 +22,8 @@ from ledger import events
 TOPIC_PREFIX = "ledger.recorded:"
 ZERO_SEAL = b"\x00" * 32
 _pack_digest_head = struct.Struct(">q16sq").pack
+_UUID8_KEEPS = int.from_bytes(b"\x0f\xff\x3f" + b"\xff" * 7, "big")
+_UUID8_SETS = int.from_bytes(b"\x80\x00\x80" + b"\x00" * 7, "big")  # version 8, variant 10
 encode_state = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
@@ -41,6 +43,9 @@ class Row(NamedTuple):
     version: int
     topic: bytes
     state: bytes
+
+
+_row: Callable[[tuple[bytes, int, bytes, bytes]], Row] = partial(tuple.__new__, Row)  # hot
 
 
 def _time_prefix(text: str) -> bytes | None:
@@ -65,9 +70,8 @@ def stream_bytes(kind: str, book_id: str, identifier: str) -> bytes:
     """Return the 16 bytes of a stream's UUIDv8; `kind` is account, operation or book."""
     digest = hashlib.sha256(f"{kind}\x00{book_id}\x00{identifier}".encode()).digest()
     head = (_time_prefix(identifier) if kind == "operation" else None) or digest[16:22]
-    return (
-        head + bytes((0x80 | digest[0] & 0x0F, digest[1], 0x80 | digest[2] & 0x3F)) + digest[3:10]
-    )
+    tail = int.from_bytes(digest[:10], "big") & _UUID8_KEEPS | _UUID8_SETS
+    return head + tail.to_bytes(10, "big")
 
 
 @lru_cache(maxsize=65_536)
@@ -94,7 +98,7 @@ def stream_uuid(stream_id: bytes) -> uuid.UUID:
 
 def row_of(stream_id: bytes, version: int, event: events.LedgerEvent) -> Row:
     """Encode an event as a row of the log."""
-    return Row(stream_id, version, TOPIC_OF[type(event)], encode_state(event))
+    return _row((stream_id, version, TOPIC_OF[type(event)], encode_state(event)))
 
 
 def decoders() -> dict[bytes, Callable[[bytes], events.LedgerEvent]]:
@@ -122,6 +126,15 @@ def digest_of_parts(
     """Return a row's digest without making the row: an audit does it for each one."""
     head = _pack_digest_head(notification_id, stream_id, version)
     return hashlib.sha256(b"".join((head, topic, b"\x00", state))).digest()
+
+
+def digests_of(first_id: int, rows: Sequence[Row]) -> list[bytes]:
+    """Return the digests of rows that follow each other: `digest_of`, a batch at a time."""
+    pack, sha256, join = _pack_digest_head, hashlib.sha256, b"".join
+    return [
+        sha256(join((pack(position, stream_id, version), topic, b"\x00", state))).digest()
+        for position, (stream_id, version, topic, state) in enumerate(rows, first_id)
+    ]
 
 
 class Seal(NamedTuple):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -52,6 +53,17 @@ SELECT_LIMITS = """
     FROM ledger.limits WHERE account_id = ANY(%s) ORDER BY account_id, business_type
 """
 UPDATE_MONEY = """
+    UPDATE ledger.accounts AS a
+    SET balance = u.balance, held = u.held, frozen = u.frozen, version = u.version,
+        business_date = u.business_date, previous_balance = u.previous_balance,
+        day_debits = u.day_debits, day_credits = u.day_credits,
+        debit_total = u.debit_total, credit_total = u.credit_total
+    FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        AS u (account_id, business_date, balance, held, frozen, version, previous_balance,
+              day_debits, day_credits, debit_total, credit_total)
+    WHERE a.account_id = u.account_id
+"""
+UPDATE_MONEY_AND_COUNTS = """
     UPDATE ledger.accounts AS a
     SET balance = u.balance, held = u.held, frozen = u.frozen, version = u.version,
         business_date = u.business_date, previous_balance = u.previous_balance,
@@ -125,6 +137,18 @@ SELECT_EXPIRED = """
     FROM ledger.holds AS h JOIN ledger.accounts AS a USING (account_id)
     WHERE h.expires_at <= %s ORDER BY a.book_id, a.number LIMIT %s
 """
+_MONEY = attrgetter(
+    "balance_minor",
+    "held_minor",
+    "frozen_minor",
+    "version",
+    "previous_balance_minor",
+    "day_debits_minor",
+    "day_credits_minor",
+    "debit_total_minor",
+    "credit_total_minor",
+)
+_MONEY_COLUMNS = 9
 _FACTS = 29  # columns of HEAD_COLUMNS that are fields of Account, in its order
 _AGREED = 6  # those of its buffering agreement, which follow
 _TERMS = 3  # those of the agreement behind its credit limit
@@ -282,8 +306,11 @@ def write_heads_in_tx(
         cursor.executemany(INSERT_HEAD, [_head_row(after[number]) for number in opened])
     changed = [account for number, account in after.items() if number not in opened]
     if changed:
+        if is_plain(before, after):
+            cursor.execute(UPDATE_MONEY, money_arrays(changed), prepare=True)
+            return
         values = (*money_arrays(changed), *_counts_arrays(changed))
-        cursor.execute(UPDATE_MONEY, values, prepare=True)
+        cursor.execute(UPDATE_MONEY_AND_COUNTS, values, prepare=True)
     detailed: list[tuple[Account | None, Account]] = []
     for number, account in after.items():
         old = before.get(number)
@@ -311,18 +338,11 @@ def is_plain(before: Mapping[str, Account | None], after: Mapping[str, Account])
 
 def money_arrays(accounts: Sequence[Account]) -> tuple[PackedArray, ...]:
     """Return what moving money changes, a column at a time; `ledger.append_batch` takes them."""
+    columns = zip(*map(_MONEY, accounts), strict=True) if accounts else [()] * _MONEY_COLUMNS
     return (
         uuid_array([account_stream(a.book_id, a.number) for a in accounts]),
         date_array([a.business_date for a in accounts]),
-        int8_array([a.balance_minor for a in accounts]),
-        int8_array([a.held_minor for a in accounts]),
-        int8_array([a.frozen_minor for a in accounts]),
-        int8_array([a.version for a in accounts]),
-        int8_array([a.previous_balance_minor for a in accounts]),
-        int8_array([a.day_debits_minor for a in accounts]),
-        int8_array([a.day_credits_minor for a in accounts]),
-        int8_array([a.debit_total_minor for a in accounts]),
-        int8_array([a.credit_total_minor for a in accounts]),
+        *map(int8_array, columns),
     )
 
 

@@ -128,7 +128,10 @@ def touched_account(account: Account) -> ev.TouchedAccount:
 def status_of(event: Recordable) -> Literal["booked", "accepted", "rejected"]:
     """Return what a record says: booked, rejected, or accepted when a leg of it was buffered."""
     if isinstance(event, ev.OperationBooked):
-        return "accepted" if any(map(is_accepted, event.legs)) else "booked"
+        for leg in event.legs:
+            if leg.intended_account is not None and is_accepted(leg):
+                return "accepted"
+        return "booked"
     return "booked" if isinstance(event, ev.CommandBooked) else "rejected"
 
 

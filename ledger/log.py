@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from psycopg import Connection, Cursor, sql
 
-from ledger.codec import ZERO_SEAL, Row, Seal, copy_bytes, digest_of, seal_of, totals_text
+from ledger.codec import ZERO_SEAL, Row, Seal, copy_bytes, digests_of, seal_of, totals_text
 from ledger.errors import LogCorrupt
 
 LOG_CHANNEL = "ledger_log"
@@ -154,7 +154,7 @@ def seal_rows(
     if not rows:
         raise LogCorrupt("a commit without rows cannot be sealed")
     first_id = end.last_id + 1
-    digests = [digest_of(first_id + index, row) for index, row in enumerate(rows)]
+    digests = digests_of(first_id, rows)
     sums = _sum(end.totals, totals)
     seal = seal_of(
         previous=end.seal,

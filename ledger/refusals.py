@@ -7,7 +7,7 @@ standing, holds, limits and funds depend on the legs before and are the first le
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from ledger import operation as op
 from ledger.account import LegContext
@@ -21,9 +21,9 @@ _ORDER = {reason: place for place, reason in enumerate(R)}
 _OUT = ("debit", "capture")
 
 
-def duplicate_refusal(kind: BusinessType, legs: Iterable[op.Leg]) -> Rejection | None:
+def duplicate_refusal(kind: BusinessType, legs: Sequence[op.Leg]) -> Rejection | None:
     """Refuse an account on both sides where money must change hands (`distinct_accounts`)."""
-    if not kind.distinct_accounts:
+    if not kind.distinct_accounts or len({leg.account for leg in legs}) == len(legs):
         return None
     paying = {leg.account for leg in legs if leg.kind in _OUT}
     for leg_no, leg in enumerate(legs, start=1):
