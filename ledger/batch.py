@@ -41,7 +41,13 @@ from ledger.job import (
     touched_account,
 )
 from ledger.legs import Legs, SuspenseOf, decide_legs
-from ledger.original import Original, known_original, refunded_after, stage_refusal
+from ledger.original import (
+    Original,
+    known_original,
+    refunded_after,
+    relation_of,
+    stage_refusal,
+)
 from ledger.refusals import dates_refusal, duplicate_refusal, first_declared
 
 R = RejectionReason
@@ -296,7 +302,7 @@ class _Decider:
             op.named_amounts(operation),
             operation.orders,
             original_id,
-            _relation(kind, original, legs),
+            relation_of(kind, original, legs.openers),
             operation.description,
             tuple(legs.issues),
             tuple([each for each in legs.openers if each != original_id]) if legs.openers else (),
@@ -487,16 +493,3 @@ class _Decider:
         assert isinstance(submission.body, op.Operation)
         self._book(submission, submission.body, context, legs, None, {})
         return True
-
-
-def _relation(kind: BusinessType, original: Original | None, legs: Legs) -> str | None:
-    if original is not None:
-        if kind.refund:
-            return "refund"
-        if kind.correction:
-            return "correction"
-        if kind.stage is not None:
-            return kind.stage
-    if legs.openers:
-        return next(iter(legs.openers.values()))
-    return "reference" if original is not None else None

@@ -8,7 +8,7 @@ leg's `part` or else its account number. The cumulative sums stand in the last
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -147,3 +147,19 @@ def stage_refusal(original: Original, stage: Stage) -> Rejection | None:
     if original.stage in STAGE_AFTER[stage]:
         return None
     return Rejection(R.PAYOUT_STAGE, 0, None, f"{original.stage} → {stage}")
+
+
+def relation_of(
+    kind: BusinessType, original: Original | None, openers: Mapping[str, str]
+) -> str | None:
+    """Return how an operation relates to its original, or to the first hold's opener."""
+    if original is not None:
+        if kind.refund:
+            return "refund"
+        if kind.correction:
+            return "correction"
+        if kind.stage is not None:
+            return kind.stage
+    if openers:
+        return next(iter(openers.values()))
+    return "reference" if original is not None else None
