@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
+from tests.faults.catalogue import standing_of
 from tests.faults.kafka_scene import on_kafka, operator
 from tests.faults.verdicts import Fault, seed_of, table_of
 
@@ -48,8 +50,13 @@ def pytest_runtest_makereport(
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table of the faults that were injected."""
-    faults = terminalreporter.config.stash.get(FAULTS, [])
+    config = terminalreporter.config
+    faults = config.stash.get(FAULTS, [])
     if faults:
         terminalreporter.section("faults")
         for line in table_of(faults):
             terminalreporter.write_line(line)
+        if not config.option.keyword and all(Path(each).is_dir() for each in config.args):
+            terminalreporter.section("the list")  # only a whole run can tell what is missing
+            for line in standing_of(faults):
+                terminalreporter.write_line(line)

@@ -138,8 +138,7 @@ def running_scene(
         port=free_port(),
         log_level="warning",
         database_url=through or database_url,
-        retry_pause_s_max=0.5,
-        **overrides,
+        **{"retry_pause_s_max": 0.5, **overrides},
     )
     settings.home.mkdir(parents=True, exist_ok=True)
     words: list[str] = []

@@ -25,7 +25,8 @@ SELECT_INCARNATION = "SELECT max(incarnation) FROM positions"
 REPAIR_STEPS = {"ordered": "after an order", "performed": "between two orders"}
 REBUILD_STEPS = {
     "filled": (False, "when the shadow is filled"),
-    "level": (False, "while it compares"),
+    "level": (False, "before it compares"),
+    "compared": (False, "after it compared"),
     "drained": (False, "inside the swap"),
     "renamed": (False, "inside the swap, renamed"),
     "swapped": (True, "after the swap"),

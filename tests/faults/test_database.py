@@ -162,7 +162,8 @@ def test_a_lock_held_for_longer_than_anybody_waits(
 
 
 def test_a_caller_hears_of_a_lock_before_its_own_patience_ends() -> None:
-    """With the defaults a lock of 30 s costs a caller one lock timeout, not its connection."""
+    """With the defaults each try of a batch ends before the patience of its caller does; who stands
+    behind other batches may hear of it as late as that (test_database_patience.py)."""
     defaults = Settings()
     assert defaults.lock_timeout_s < defaults.request_timeout_s
     assert defaults.lock_timeout_s < defaults.statement_timeout_s

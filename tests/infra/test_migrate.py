@@ -40,6 +40,11 @@ WAITING = """
     SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'ledger.first'::regclass
 """
 NEWER = "INSERT INTO ledger.schema_migrations (version, name, sha256) VALUES (9999, 'later', 'x')"
+ANOTHER = "UPDATE ledger.schema_migrations SET sha256 = 'x' || sha256 WHERE version = 1"
+AS_BEFORE = """
+    DELETE FROM ledger.schema_migrations WHERE version = 9999;
+    UPDATE ledger.schema_migrations SET sha256 = substr(sha256, 2) WHERE version = 1;
+"""
 PROCESSES = (
     *(("api",), ("consume",), ("relay",), ("results",)),
     ("sweep", "--every", "60"),
@@ -165,6 +170,32 @@ def test_an_application_that_began_on_a_newer_schema_is_not_ready(
         ready = api.http.get("/health/ready")
     assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")
     assert "use a newer Daybook" in ready.json()["schema"]
+
+
+def test_a_running_application_stays_on_a_newer_schema_leaves_on_another_and_comes_back(
+    database_url: str, tmp_path: Path
+) -> None:
+    with (
+        api_over(database_url, tmp_path) as api,
+        psycopg.connect(database_url, autocommit=True) as conn,
+    ):
+        api.open("C-1")
+
+        def standing() -> tuple[int, str]:
+            ready = api.http.get("/health/ready")
+            return ready.status_code, ready.json()["schema"]
+
+        assert standing() == (200, "ok")
+        conn.execute(NEWER)
+        assert standing()[0] == 200
+        assert "use a newer Daybook" in standing()[1]
+        credited = operation("on-the-newer", credit("C-1", 1))
+        assert api.post("/v1/operations", credited).status_code == 201
+        conn.execute(ANOTHER)
+        assert standing()[0] == 503
+        assert "is not the file that was applied" in standing()[1]
+        conn.execute(AS_BEFORE)
+        assert standing() == (200, "ok")
 
 
 def test_no_process_starts_on_a_schema_that_is_newer_or_not_yet_there(
