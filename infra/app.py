@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -38,6 +39,7 @@ from infra.process_metrics import limits_of, metrics_port, process_registry, rel
 from infra.schema_check import SchemaCheck
 from infra.settings import Settings
 from infra.traces import tracing
+from ledger.admission import Admission, AdmissionCollector, AdmissionLimits, returning_types
 from ledger.api_bridge import EngineBridge, StoreBridge
 from ledger.api_call import Call, Limits
 from ledger.api_docs import add_ledger_documents
@@ -216,11 +218,13 @@ async def _open_api(
     types = load_business_types()
     engine = start_engine(types)
     stack.push_async_callback(asyncio.to_thread, engine.stop, settings.drain_timeout_s)
-    bridge = EngineBridge(engine, patience_s=settings.request_timeout_s)
+    admission = Admission(admission_limits(settings), returning_types(types), time.monotonic)
+    bridge = EngineBridge(engine, admission, patience_s=settings.request_timeout_s)
     bridge.start()
     stack.callback(bridge.close)
     gate = _open_gate(settings, url, stack)
     registry = process_registry()
+    registry.register(AdmissionCollector(admission))
     stack.enter_context(metrics_port(settings, registry))
 
     def read_backlog(conn: Connection[Any], book_id: str | None) -> Backlog:
@@ -260,6 +264,15 @@ async def _open_api(
         read_backlog=read_backlog,
         read_schema=SchemaCheck().state,
         on_kafka=settings.bus == "kafka",
+    )
+
+
+def admission_limits(settings: Settings) -> AdmissionLimits:
+    """Return when the API pushes back; two batches may wait, of which one is being booked."""
+    return AdmissionLimits(
+        wait_s_max=settings.queue_wait_ms_max / 1_000,
+        requests_free=settings.queue_requests_free,
+        operations_free=2 * settings.batch_size_max,
     )
 
 

@@ -68,6 +68,16 @@ class Settings(BaseSettings):
     queue_size_max: int = Field(
         100_000, ge=1, description="Operations waiting for a batch before callers get a 503."
     )
+    queue_wait_ms_max: float = Field(
+        50,
+        ge=0,
+        le=60_000,
+        description="While the oldest request waits longer for its answer, others get a 503, but "
+        "for what returns money; 0 is no bound.",
+    )
+    queue_requests_free: int = Field(
+        128, ge=1, description="Waiting requests below which nobody gets a 503 for the wait."
+    )
     operations_per_request_max: int = Field(
         10_000, ge=1, le=100_000, description="Operations in one request to operations:batch."
     )

@@ -18,6 +18,7 @@ import psycopg
 from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from ledger.admission import Admission
 from ledger.engine import Engine, Ticket
 from ledger.errors import InvalidRequest, StoreUnavailable
 from ledger.job import Job
@@ -32,8 +33,9 @@ Waiting = asyncio.Future[list[Result]]
 class EngineBridge:
     """Awaitable `post` in front of an engine; at most `patience_s` long."""
 
-    def __init__(self, engine: Engine, *, patience_s: float) -> None:
+    def __init__(self, engine: Engine, admission: Admission, *, patience_s: float) -> None:
         self.engine = engine
+        self.admission = admission
         self._patience_s = patience_s
         self._loop: asyncio.AbstractEventLoop
         self._waiting: dict[Ticket, tuple[Waiting, float]] = {}
@@ -56,10 +58,12 @@ class EngineBridge:
 
         Raises `Overloaded` or `EngineStopped` at once.
         """
+        self.admission.admit(job)
         future: Waiting = self._loop.create_future()
         # The loop turns only after this returns, so the ticket is known before it is delivered.
         ticket = self.engine.submit(job, self._on_done)
         self._waiting[ticket] = (future, self._loop.time() + self._patience_s)
+        self.admission.taken(ticket, len(job.submissions))
         return future
 
     def _on_done(self, ticket: Ticket) -> None:
@@ -75,6 +79,7 @@ class EngineBridge:
         done = self._done
         while done:
             ticket = done.popleft()
+            self.admission.settled(ticket)
             waiting = self._waiting.pop(ticket, None)
             if waiting is None or waiting[0].done():
                 continue
@@ -90,6 +95,7 @@ class EngineBridge:
             if deadline > now:
                 break  # in order of arrival, all with the same patience
             del self._waiting[ticket]
+            self.admission.settled(ticket)
             if not future.done():
                 why = "no answer in time; ask again with the same operation id"
                 future.set_exception(StoreUnavailable(why))

@@ -49,6 +49,7 @@ async def post_operation(api: Api, call: Call) -> Reply:
     call.media_type(JSON_TYPES)
     dry_run = bool(call.scope["query_string"]) and call.flags("dry_run")["dry_run"]
     raw = await call.body(api.limits)
+    api.engine.admission.look(raw)
     started = time.perf_counter()
     submission = read_operation(api, raw, call.operation_id, book_of(api, call), call.principal)
     posted = post_one(api, submission, dry_run=dry_run)
@@ -120,6 +121,7 @@ async def post_batch(api: Api, call: Call, book_id: str, parse: Parse) -> Reply:
         )
     flags = call.flags("atomic", "dry_run")
     raw = await call.body(api.limits)
+    api.engine.admission.look(raw)
     started = time.perf_counter()
     lines = _ndjson_lines(raw) if media_type in NDJSON_TYPES else decode(_decode_lines, raw)
     if len(lines) > api.limits.operations_max:

@@ -16,7 +16,7 @@ decided, recorded and answered the same again. Exceptions record nothing:
     ├── VersionMismatch         If-Match named another version
     ├── DayRefused              the open business date cannot be moved so
     ├── StoreUnavailable        the database cannot be reached        (retriable)
-    ├── Overloaded              the queue is full                      (retriable)
+    ├── Overloaded              too much waits for the engine          (retriable)
     ├── ClockAhead              this machine's clock is far ahead     (retriable)
     ├── BufferFull              a buffer is not applied in time       (retriable)
     ├── BacklogTooLong          accounting is too far behind           (retriable)
@@ -185,7 +185,7 @@ class StoreUnavailable(LedgerError):
 
 
 class Overloaded(LedgerError):
-    """The queue in front of the engine is full."""
+    """The queue is full, or others wait too long; what returns money still passes the latter."""
 
     code = "overloaded"
     retriable = True
