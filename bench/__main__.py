@@ -21,6 +21,7 @@ from bench import (
     http_batch,
     http_mixes,
     http_single,
+    overload,
     rebuild,
     sweep,
     visible,
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Run], None]] = {
     "http-batch": http_batch.run,
     "http-mixes": http_mixes.run,
     "flash-sale": flash_sale.run,
+    "overload": overload.run,
     "books": books.run_on_log,
     "books-kafka": books.run_on_kafka,
     "visible": visible.run,
@@ -47,6 +49,7 @@ BENCHMARKS: dict[str, Callable[[Run], None]] = {
     "rebuild": rebuild.run,
     "import": history.run,
 }
+FULL_ONLY = frozenset({"overload"})
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -61,7 +64,7 @@ def main(
     ] = None,
 ) -> None:
     """Measure Daybook on this machine: each figure a median, each beside its baseline."""
-    names = only or list(BENCHMARKS)
+    names = only or [name for name in BENCHMARKS if not (quick and name in FULL_ONLY)]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         raise typer.BadParameter(f"no benchmark {', '.join(unknown)}: {', '.join(BENCHMARKS)}")

@@ -62,6 +62,25 @@ class Documents:
         refused = self.refused_transfers(count // 2)
         return [doc for pair in zip(booked, refused, strict=True) for doc in pair]
 
+    def holds_and_releases(self, count: int) -> tuple[list[bytes], list[bytes]]:
+        """Holds of one unit each, and for each the release that gives it back."""
+        pairs = [self._hold_and_release(self._account()) for _ in range(count)]
+        return [hold for hold, _ in pairs], [release for _, release in pairs]
+
+    def _hold_and_release(self, number: str) -> tuple[bytes, bytes]:
+        hold_id = self._operation_id()
+        hold, release = (
+            _encoded(
+                {
+                    "operation_id": self._operation_id(),
+                    "business_type": kind,
+                    "legs": [_leg(kind, number, 1) | {"hold_id": hold_id}],
+                }
+            )
+            for kind in ("hold", "release")
+        )
+        return hold, release
+
     def sales(self, count: int, merchants: Sequence[str], fee_account: str) -> list[bytes]:
         """Payments of a customer to a merchant with a fee split; every hundredth is refunded,
         a thousand requests later, when it is booked for certain.

@@ -30,6 +30,8 @@ class Scale:
     backlog_operations: int
     durable_commits: int
     import_rows: int
+    overload_s: float
+    overload_probe: int
 
 
 QUICK = Scale(
@@ -50,6 +52,8 @@ QUICK = Scale(
     backlog_operations=10_000,
     durable_commits=100,
     import_rows=6_000,
+    overload_s=5.0,
+    overload_probe=2_000,
 )
 FULL = Scale(
     name="full",
@@ -69,4 +73,6 @@ FULL = Scale(
     backlog_operations=500_000,
     durable_commits=500,
     import_rows=0,
+    overload_s=60.0,
+    overload_probe=8_000,
 )
