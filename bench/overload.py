@@ -95,9 +95,7 @@ def figures_of(report: OpenReport, count: int) -> dict[str, float]:
         P99: percentile(latencies, 99) * 1e3,
         P999: percentile(latencies, 99.9) * 1e3,
         P99_RELEASES: percentile(releases, 99) * 1e3,
-        "releases refused": sum(
-            s.status != 201 for s in during if s.number % RELEASE_EVERY == 0
-        ),
+        "releases refused": sum(s.status != 201 for s in during if s.number % RELEASE_EVERY == 0),
         P99_REFUSED: percentile(refused, 99) * 1e3,
         RECOVERED: recovered_s(report, count),
         LOST: sum(sent.status not in (201, 503) for sent in report.sent),
