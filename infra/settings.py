@@ -69,7 +69,7 @@ class Settings(BaseSettings):
         100_000, ge=1, description="Operations waiting for a batch before callers get a 503."
     )
     queue_wait_ms_max: float = Field(
-        50,
+        0,
         ge=0,
         le=60_000,
         description="While the oldest request waits longer for its answer, others get a 503, but "

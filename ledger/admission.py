@@ -27,7 +27,7 @@ class AdmissionLimits(msgspec.Struct, frozen=True):
     `requests_free` requests and `operations_free` operations nobody is pushed back.
     """
 
-    wait_s_max: float = 0.05
+    wait_s_max: float = 0.0
     requests_free: int = 128
     operations_free: int = 16_000
 
