@@ -49,6 +49,7 @@ from ledger.operation import Name, Text
 from ledger.principals import Principal
 from projections.api import (
     SEARCH_PATH,
+    STRICT,
     WAIT_S,
     WAIT_S_MAX,
     BooksReader,
@@ -159,7 +160,7 @@ def repair_router(
     """
     reader = BooksReader(connect, lambda request, scope: authorize(request, scope).book_id)
     writer = DecisionWriter(reader, authorize, open_decisions)
-    router = APIRouter(prefix="/v1", tags=["repair"])
+    router = APIRouter(prefix="/v1", tags=["repair"], dependencies=STRICT)
     _add_repairs(router, reader, writer)
     _add_override_reads(router, reader)
     _add_proposing(router, writer)

@@ -21,7 +21,7 @@ from consumers.api_documents import REFUSALS, answers, takes
 from consumers.periods import cut_day, propose_change, wait_for_change
 from ledger.errors import NotFound
 from ledger.operation import Text
-from projections.api import WAIT_S, BooksReader, Connect, Cursor, Limit, Waits, gives
+from projections.api import STRICT, WAIT_S, BooksReader, Connect, Cursor, Limit, Waits, gives
 from projections.pages import Page
 from projections.periods import (
     CutRow,
@@ -61,7 +61,7 @@ def periods_router(
     """Make the routes; the arguments are those of `repair_router`."""
     reader = BooksReader(connect, lambda request, scope: authorize(request, scope).book_id)
     writer = DecisionWriter(reader, authorize, open_decisions)
-    router = APIRouter(prefix="/v1", tags=["periods"])
+    router = APIRouter(prefix="/v1", tags=["periods"], dependencies=STRICT)
     _add_cuts(router, reader, writer)
     _add_changes(router, reader, writer)
     _add_deciding(router, writer)

@@ -57,13 +57,31 @@ def decode(decoder: Callable[[bytes], T], raw: bytes) -> T:
     try:
         value = decoder(raw)
     except msgspec.ValidationError as error:
-        raise _refused(str(error)) from None
+        broken = _broken_json(raw)
+        raise _refused(str(error)) if broken is None else _malformed(raw, broken) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        code = "nul_character" if b"\x00" in raw else "malformed_json"
-        raise InvalidRequest(str(error), code=code) from None
+        raise _malformed(raw, error) from None
     if b"\\u0000" in raw and _NUL_ESCAPE.search(raw):
         raise InvalidRequest("a string contains a NUL character", code="nul_character")
     return value
+
+
+def _malformed(raw: bytes, error: Exception) -> InvalidRequest:
+    code = "nul_character" if b"\x00" in raw else "malformed_json"
+    return InvalidRequest(str(error), code=code)
+
+
+def _broken_json(raw: bytes) -> Exception | None:
+    """Return why these bytes are no JSON at all, None if only the schema is broken.
+
+    A decoder stops at the first field that breaks the schema, before it has met the end.
+    """
+    try:
+        raw.decode()
+        msgspec.json.decode(raw, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return error
+    return None
 
 
 def _refused(words: str) -> InvalidRequest:

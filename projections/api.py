@@ -14,6 +14,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.dependencies.models import Dependant
 from psycopg import Connection, DataError, Error
 from psycopg_pool import PoolTimeout
 
@@ -149,6 +150,33 @@ def parked_filter(
     )
 
 
+async def declared_parameters(request: Request) -> None:
+    """Refuse a query parameter that the route does not declare, or that is there twice.
+
+    A misspelt `min_position` would be answered at once, with books that are behind.
+    """
+    given = [name for name, _ in request.query_params.multi_items()]
+    if not given:
+        return
+    declared = set(_query_names(request.scope["route"].dependant))
+    for name in given:
+        if name not in declared or given.count(name) > 1:
+            raise InvalidRequest(
+                f"query parameter {name!r} is unknown or repeated",
+                code="invalid_parameter",
+                field=name,
+            )
+
+
+def _query_names(route: Dependant) -> Iterator[str]:
+    yield from (each.alias for each in route.query_params)
+    for inner in route.dependencies:
+        yield from _query_names(inner)
+
+
+STRICT = (Depends(declared_parameters),)
+
+
 class BooksReader:
     """Answers one read: who, which book, wait, snapshot, freshness."""
 
@@ -207,7 +235,7 @@ def books_router(*, connect: Connect, authorize: Authorize) -> APIRouter:
     the caller has a scope and returns the book (raises NotPermitted otherwise).
     """
     reader = BooksReader(connect, authorize)
-    router = APIRouter(prefix="/v1", tags=["books"])
+    router = APIRouter(prefix="/v1", tags=["books"], dependencies=STRICT)
     _add_sheets(router, reader)
     _add_journal(router, reader)
     _add_open_items(router, reader)

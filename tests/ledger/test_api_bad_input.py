@@ -161,13 +161,19 @@ def test_an_escaped_backslash_before_u0000_is_no_nul(api: ApiCaller) -> None:
         b"[" * 100_000,
         b'{"legs": ' * 10_000,
         b"\xef\xbb\xbf{}",
+        b'{"colour": "red"',
+        b'{"operation_id": 7,',
+        b'{"colour": "\xff"}',
     ],
-    ids=["empty", "open", "word", "cut", "utf16", "latin1", "surrogate", "deep", "deep2", "bom"],
+    ids=[
+        *("empty", "open", "word", "cut", "utf16", "latin1", "surrogate", "deep", "deep2", "bom"),
+        *("cut_behind_unknown", "cut_behind_wrong", "latin1_in_unknown"),
+    ],
 )
-def test_a_body_that_is_no_json_is_refused(api: ApiCaller, body: bytes) -> None:
-    answer = api.post(OPERATIONS, body)
-    assert answer.status_code == 400
-    assert answer.json()["code"] in {"malformed_json", "invalid_request", "unknown_field"}
+def test_a_body_that_is_no_json_is_refused_as_such_whatever_else_it_breaks(
+    api: ApiCaller, body: bytes
+) -> None:
+    assert_problem(api.post(OPERATIONS, body), 400, "malformed_json")
 
 
 @pytest.mark.parametrize("body", [[], 7, "x", None, True])
@@ -226,11 +232,12 @@ def test_a_batch_over_the_maximum_is_refused(api: ApiCaller) -> None:
     assert_problem(api.post(BATCH, lines), 413, "batch_too_large")
 
 
-@pytest.mark.parametrize("body", [b"{}", b"[{}", b"7"])
-def test_a_batch_that_is_no_array_is_refused(api: ApiCaller, body: bytes) -> None:
-    answer = api.post(BATCH, body)
-    assert answer.status_code == 400
-    assert answer.json()["code"] in {"malformed_json", "invalid_request"}
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [(b"{}", "invalid_request"), (b"[{}", "malformed_json"), (b"7", "invalid_request")],
+)
+def test_a_batch_that_is_no_array_is_refused(api: ApiCaller, body: bytes, code: str) -> None:
+    assert_problem(api.post(BATCH, body), 400, code)
 
 
 def test_a_batch_cut_in_the_middle_of_a_line_is_refused(api: ApiCaller) -> None:
