@@ -21,7 +21,7 @@ from consumers.api import Authorize, Caller, DecisionWriter, OpenDecisions, Wait
 from consumers.api_documents import REFUSALS, answers, takes
 from consumers.set_aside import Place, read_unreadable, select_standing, set_message_aside
 from ledger.errors import NotFound, NotPermitted, StoreUnavailable
-from projections.api import WAIT_S, BooksReader, Connect, Cursor, Limit, Waits, gives
+from projections.api import STRICT, WAIT_S, BooksReader, Connect, Cursor, Limit, Waits, gives
 from projections.pages import Page
 from projections.parked import SetAsideMessage, select_set_asides
 
@@ -71,7 +71,7 @@ def set_asides_router(
     """
     reader = BooksReader(connect, lambda request, scope: authorize(request, scope).book_id)
     writer = DecisionWriter(reader, authorize, open_decisions)
-    router = APIRouter(prefix="/v1", tags=["repair"])
+    router = APIRouter(prefix="/v1", tags=["repair"], dependencies=STRICT)
     _add_reading(router, reader, authorize)
     _add_setting(router, writer, bootstrap, topics)
     return router
