@@ -1,8 +1,9 @@
 """The processes of a rebuild: each is given stretches of the log until there are no more.
 
-Invariant: when this returns, every stretch is written and summed, and no process of it is
-left; when the asking process dies, its processes end with the stretch they are at. One process
-imports the handlers and forks the others, each with a socket to the asking one.
+Invariant: when this returns, every stretch is written and summed, and its processes have ended
+(after a failure they are killed, and may be gone a moment later); when the asking process dies,
+its processes end with the stretch they are at. One process imports the handlers and forks the
+others, each with a socket to the asking one.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class StretchProcesses:
         self._rows_per_stretch = rows_per_stretch
         self._turn = threading.Lock()
         self._failed = threading.Event()
+        self._first: BaseException | None = None
 
     def post(self, shadow: int, through: int, progress: Callable[[int, int], None]) -> Posted:
         """Post the log up to a position; return the operations and what is left of them.
@@ -77,6 +79,8 @@ class StretchProcesses:
                 parts = list(pool.map(feed, sockets))
             except BaseException:
                 self._failed.set()
+                if self._first is not None:  # the others ended because it did: it is the reason
+                    raise self._first from None
                 raise
         left = sorted(position for part in parts for position in part.left)
         return Posted(sum(part.operations for part in parts), tuple(left))
@@ -102,7 +106,9 @@ class StretchProcesses:
                 operations += posted.operations
                 left += posted.left
                 advance(stretch)
-        except BaseException:
+        except BaseException as error:
+            with self._turn:
+                self._first = self._first or error
             self._failed.set()
             raise
         finally:
