@@ -6,7 +6,6 @@ over, by a decision in the log that keeps its bytes; asking again changes nothin
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from typing import Annotated, Any
 
@@ -19,7 +18,7 @@ from psycopg import Connection
 from accounting.decisions import LOG_TOPIC, AccountingDecisions
 from consumers.api import Authorize, Caller, DecisionWriter, OpenDecisions, WaitS
 from consumers.api_documents import REFUSALS, answers, takes
-from consumers.set_aside import Place, read_unreadable, select_standing, set_message_aside
+from consumers.set_aside import Place, moves_on, read_unreadable, set_message_aside
 from ledger.errors import NotFound, NotPermitted, StoreUnavailable
 from projections.api import STRICT, WAIT_S, BooksReader, Connect, Cursor, Limit, Waits, gives
 from projections.pages import Page
@@ -128,7 +127,7 @@ def _add_setting(
             position = set_message_aside(
                 decisions, raw, place=place, reason=asked.reason, maker=caller.name
             )
-            moved_on = _moves_on(conn, place, wait_s)
+            moved_on = moves_on(conn, place, wait_s)
             passed = PassedOver(*place, len(raw), position, caller.name, moved_on)
             return 200 if position is None else 201, passed
 
@@ -151,13 +150,3 @@ def _read(conn: Connection[Any], place: Place, bootstrap: str, topics: Collectio
         return read_unreadable(conn, place, bootstrap=bootstrap)
     except KafkaError as error:
         raise StoreUnavailable(f"the broker does not answer: {error}") from error
-
-
-def _moves_on(conn: Connection[Any], place: Place, wait_s: float) -> bool:
-    """Tell whether no lane stands before the message, after so much patience."""
-    deadline = time.monotonic() + wait_s
-    while any(each.place == place for each in select_standing(conn)):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True

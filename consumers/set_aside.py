@@ -8,6 +8,7 @@ that keeps the raw bytes.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -100,6 +101,16 @@ def select_standing(conn: Connection[Any]) -> list[Standing]:
         for lane in select_lanes(conn)
         if lane.stopped is not None
     ]
+
+
+def moves_on(conn: Connection[Any], place: Place, wait_s: float) -> bool:
+    """Tell whether no lane stands before the message, after so much patience."""
+    deadline = time.monotonic() + wait_s
+    while any(each.place == place for each in select_standing(conn)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def place_of(stopped: str) -> Place | None:

@@ -6,15 +6,14 @@ key; what of it was the ledger's own is read from the log instead.
 
 from __future__ import annotations
 
-import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from psycopg import Connection
 
 from consumers.set_aside import (
     Place,
     Standing,
+    moves_on,
     read_unreadable,
     select_standing,
     set_message_aside,
@@ -67,7 +66,7 @@ def set_aside_command(
         raw = read_unreadable(conn, place, bootstrap=settings.kafka_bootstrap)
         with decision_log(url) as decisions:
             position = set_message_aside(decisions, raw, place=place, reason=reason, maker=maker)
-        moved = _moves_on(conn, place)
+        moved = moves_on(conn, place, MOVES_WITHIN_S)
     if as_json:
         show_json({**place._asdict(), "position": position, "bytes": len(raw), "moved_on": moved})
         return
@@ -104,13 +103,3 @@ def _place(
     if meant[0].place is None:
         raise typer.BadParameter(f"lane {meant[0].lane} stands for no message: {meant[0].stopped}")
     return meant[0].place
-
-
-def _moves_on(conn: Connection[Any], place: Place) -> bool:
-    """Tell whether no lane stands before the message any more, after some patience."""
-    deadline = time.monotonic() + MOVES_WITHIN_S
-    while any(each.place == place for each in select_standing(conn)):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
