@@ -19,7 +19,7 @@ from accounting.decisions import LOG_TOPIC, AccountingDecisions
 from consumers.api import Authorize, Caller, DecisionWriter, OpenDecisions, WaitS
 from consumers.api_documents import REFUSALS, answers, takes
 from consumers.set_aside import Place, moves_on, read_unreadable, set_message_aside
-from ledger.errors import NotFound, NotPermitted, StoreUnavailable
+from ledger.errors import NotFound, StoreUnavailable
 from projections.api import STRICT, WAIT_S, BooksReader, Connect, Cursor, Limit, Waits, gives
 from projections.pages import Page
 from projections.parked import SetAsideMessage, select_set_asides
@@ -82,7 +82,7 @@ def _add_reading(router: APIRouter, reader: BooksReader, authorize: Authorize) -
         request: Request, waits: Waits, cursor: Cursor = None, limit: Limit = 100
     ) -> Response:
         """Messages nobody could read, with their raw bytes in base64. Not for one book's keys."""
-        _require_every_book(authorize(request, "read"))
+        authorize(request, "read").principal.require_every_book()
         return reader.answer(
             request,
             waits,
@@ -121,7 +121,7 @@ def _add_setting(
             caller: Caller,
             asked: RequestedSetAside,
         ) -> tuple[int, Any]:
-            _require_every_book(caller)
+            caller.principal.require_every_book()
             place = Place(asked.topic, asked.partition, asked.at_offset)
             raw = _read(conn, place, bootstrap, topics)
             position = set_message_aside(
@@ -132,11 +132,6 @@ def _add_setting(
             return 200 if position is None else 201, passed
 
         return await writer.answer(request, "repair", _decode, act)
-
-
-def _require_every_book(caller: Caller) -> None:
-    if caller.principal.book_id is not None:
-        raise NotPermitted("a message belongs to no book: this needs a key for every book")
 
 
 def _read(conn: Connection[Any], place: Place, bootstrap: str, topics: Collection[str]) -> bytes:

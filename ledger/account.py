@@ -390,6 +390,9 @@ def _decide_capture(
     if isinstance(hold, Rejection):
         return hold
     balance = account.balance_minor - leg.amount_minor
+    if _touches_frozen(account, balance, context):
+        detail = f"frozen {account.frozen_minor}"
+        return Rejection(R.INSUFFICIENT_FUNDS, leg_no, account.number, detail)
     if account.debit_total_minor + leg.amount_minor > AMOUNT_MAX or balance < -AMOUNT_MAX:
         return Rejection(R.AMOUNT_OVERFLOW, leg_no, account.number)
     return ev.HoldCaptured(
@@ -407,6 +410,17 @@ def _decide_capture(
         context.booked_at,
         leg.hold_id or "",
     )
+
+
+def _touches_frozen(account: Account, balance_minor: int, context: LegContext) -> bool:
+    """Tell whether a capture would leave less than what is frozen, also if frozen after the hold.
+
+    As with a freeze of the whole account, a payout that has happened outside passes.
+    """
+    limit = account.credit_limit_minor
+    if not account.frozen_minor or limit is None or context.business_type.must_book:
+        return False
+    return balance_minor + limit < account.frozen_minor
 
 
 def _decide_freeze(

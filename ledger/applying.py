@@ -36,11 +36,8 @@ class Application(msgspec.Struct, frozen=True):
 
 def decide_application(
     given: Application, lookup: Lookup, suspense: SuspenseOf
-) -> tuple[op.Submission, LegContext, Legs] | None:
-    """Return the operation that applies what waits, decided.
-
-    None when it cannot be applied: only a suspense account that cannot count so much stops it.
-    """
+) -> tuple[op.Submission, LegContext, Legs]:
+    """Return the operation that applies what waits, decided; nothing can stop it."""
     account, buffer = given.account, given.buffer
     requested = _requested(account, buffer)
     operation_id = f"{PREFIX}{account.number}:{buffer.version}"
@@ -55,8 +52,6 @@ def decide_application(
             decision = decide_leg(before, leg, leg_no, context)
         if isinstance(decision, Rejection) and goes_to_suspense(before, leg, context):
             found = suspend(legs, leg, leg_no, context, decision, lookup, suspense)
-            if isinstance(found, Rejection):
-                return None
             legs.booked.append(booked_leg(leg, leg_no, found))
             continue
         if isinstance(decision, Rejection):

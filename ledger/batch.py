@@ -15,6 +15,7 @@ from ledger.account import Account, LegContext
 from ledger.applying import Application, decide_application
 from ledger.buffers import buffer_number, due_at
 from ledger.business_types import BusinessType, BusinessTypes
+from ledger.closing import has_unended, open_below
 from ledger.codec import Row, account_stream, operation_stream, row_of
 from ledger.commands import CommandContext, decide_change, decide_open
 from ledger.errors import (
@@ -395,9 +396,14 @@ class _Decider:
             submission.principal,
             date,
             self.booked_at,
-            number in self.loaded.unvouchered,
-            self._waiting(number) is not None,
+            waiting=self._waiting(number) is not None,
         )
+        if isinstance(body, op.CloseAccount):
+            context = msgspec.structs.replace(
+                context,
+                unvouchered=has_unended(number, self.loaded, self.recorded.values()),
+                children=open_below(number, self.loaded, self.touched),
+            )
         if isinstance(body, op.OpenAccount):
             closed = self.loaded.closed_through
             if closed is not None and date <= closed:
@@ -486,10 +492,7 @@ class _Decider:
         if account is None or buffer is None:
             return False
         given = Application(account, buffer, self.loaded.open_date, self.booked_at)
-        decided = decide_application(given, self._account, self.suspense)
-        if decided is None:
-            return False
-        submission, context, legs = decided
+        submission, context, legs = decide_application(given, self._account, self.suspense)
         assert isinstance(submission.body, op.Operation)
         self._book(submission, submission.body, context, legs, None, {})
         return True

@@ -16,7 +16,6 @@ from psycopg import Connection, Cursor
 
 from ledger.accepted import select_waiting_in_tx
 from ledger.batch import decide_batch
-from ledger.buffers import buffer_number
 from ledger.business_types import BusinessTypes, load_business_types
 from ledger.clock import booked_at_in_tx, utc_now
 from ledger.codec import book_stream, row_of
@@ -145,10 +144,6 @@ def _applied_in_tx(
         except Missing as missing:
             wanted.extend(missing)
             continue
-        for number in waiting:
-            buffer = decided.touched.get(buffer_number(number))
-            if buffer is None or buffer.accepted is not None:
-                raise DayRefused(f"what was accepted for {number} cannot be applied")
         write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
         return decided
 

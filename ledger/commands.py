@@ -20,12 +20,14 @@ from ledger.errors import Rejection, RejectionReason
 from ledger.legs import SUSPENSE_PREFIX
 
 R = RejectionReason
+NAMED_MAX = 10  # accounts that a refusal names
 
 
 class CommandContext(msgspec.Struct, frozen=True, gc=False):
     """What a command is decided in; `unvouchered`: operations accounting has not ended.
 
-    `waiting`: amounts are accepted for the account and not applied yet.
+    `waiting`: amounts are accepted for the account and not applied yet. `children`: open accounts
+    directly below it.
     """
 
     command_id: str
@@ -34,6 +36,7 @@ class CommandContext(msgspec.Struct, frozen=True, gc=False):
     booked_at: str
     unvouchered: bool = False
     waiting: bool = False
+    children: tuple[str, ...] = ()
 
 
 def decide_open(
@@ -44,7 +47,7 @@ def decide_open(
     parent: Account | None,
     context: CommandContext,
 ) -> ev.AccountOpened | Rejection:
-    """Open an account: the number is free, the parent exists and has the same currency."""
+    """Open an account: the number is free, the parent is open and has the same currency."""
     if existing is not None:
         return Rejection(R.ACCOUNT_EXISTS, 0, request.account)
     if request.account.startswith((SUSPENSE_PREFIX, BUFFER_PREFIX)):
@@ -55,6 +58,8 @@ def decide_open(
             return Rejection(R.UNKNOWN_PARENT, 0, request.account, request.parent)
         if is_buffer(parent):
             return Rejection(R.ENGINE_ACCOUNT, 0, request.account, request.parent)
+        if parent.status != "open":
+            return Rejection(R.ACCOUNT_CLOSED, 0, request.account, request.parent)
         if parent.currency != request.currency:
             return Rejection(R.CURRENCY_MISMATCH, 0, request.account, request.parent)
     credit_limit = request.credit_limit_minor
@@ -128,6 +133,8 @@ def _close(
         return _refuse(account, R.HOLD_REMAINS, ", ".join(sorted(account.holds)))
     if account.freezes:
         return _refuse(account, R.FREEZE_REMAINS, ", ".join(sorted(account.freezes)))
+    if context.children:
+        return _refuse(account, R.CHILDREN_REMAIN, ", ".join(context.children[:NAMED_MAX]))
     if context.unvouchered:
         return _refuse(account, R.UNVOUCHERED_REMAINS)
     return ev.AccountClosed(**_common(account, change, context))

@@ -79,6 +79,7 @@ class RejectionReason(StrEnum):
     BALANCE_REMAINS = "balance_remains"
     HOLD_REMAINS = "hold_remains"
     FREEZE_REMAINS = "freeze_remains"
+    CHILDREN_REMAIN = "children_remain"
     UNVOUCHERED_REMAINS = "unvouchered_remains"
     NO_CHANGE = "no_change"
     ATOMIC_BATCH_REJECTED = "atomic_batch_rejected"

@@ -56,6 +56,7 @@ class Loaded(msgspec.Struct):
     originals: dict[str, Original | None]
     recorded: dict[str, Recorded]
     unvouchered: frozenset[str] = frozenset()
+    children: dict[str, tuple[str, ...]] = {}
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

@@ -7,6 +7,7 @@ issue for a person to clear.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import msgspec
@@ -54,9 +55,9 @@ class SuspenseOf(msgspec.Struct, frozen=True):
     subject: str
 
 
-def suspense_number(currency: str) -> str:
-    """Return the number of the book's suspense account in a currency."""
-    return f"{SUSPENSE_PREFIX}{currency}"
+def suspense_number(currency: str, ordinal: int = 1) -> str:
+    """Return the number of the book's first, second … suspense account in a currency."""
+    return f"{SUSPENSE_PREFIX}{currency}" + (f"-{ordinal}" if ordinal > 1 else "")
 
 
 def decide_legs(
@@ -84,10 +85,7 @@ def decide_legs(
         if isinstance(decision, Rejection):
             if not goes_to_suspense(account, leg, context):
                 return decision
-            suspended = suspend(legs, leg, leg_no, context, decision, lookup, suspense)
-            if isinstance(suspended, Rejection):
-                return suspended
-            account = suspended
+            account = suspend(legs, leg, leg_no, context, decision, lookup, suspense)
         else:
             assert account is not None
             account = evolve(account, decision)
@@ -160,19 +158,10 @@ def suspend(
     why: Rejection,
     lookup: Lookup,
     suspense: SuspenseOf,
-) -> Account | Rejection:
-    """Credit the suspense account instead; it is opened when the book has none yet.
-
-    Refused only when the suspense account itself could not count so much.
-    """
-    number = suspense_number(leg.currency)
-    account = legs.accounts.get(number) or lookup(number)
-    if account is None:
-        opening = _suspense_opened(number, leg.currency, context, suspense)
-        legs.events.append((number, opening))
-        account = evolve(None, opening)
-    if account.credit_total_minor + leg.amount_minor > AMOUNT_MAX:
-        return Rejection(RejectionReason.AMOUNT_OVERFLOW, leg_no, number)
+) -> Account:
+    """Credit the suspense account instead; it is opened when the book has none yet."""
+    account = _suspense_for(legs, leg, context, lookup, suspense)
+    number = account.number
     event = ev.AccountCredited(
         number,
         context.operation_id,
@@ -202,6 +191,22 @@ def suspend(
         )
     )
     return legs.accounts[number]
+
+
+def _suspense_for(
+    legs: Legs, leg: op.Leg, context: LegContext, lookup: Lookup, suspense: SuspenseOf
+) -> Account:
+    """Return the first suspense account that can still count the amount, or open the next one."""
+    for ordinal in itertools.count(1):
+        number = suspense_number(leg.currency, ordinal)
+        account = legs.accounts.get(number) or lookup(number)
+        if account is None:
+            opening = _suspense_opened(number, leg.currency, context, suspense)
+            legs.events.append((number, opening))
+            return evolve(None, opening)
+        if account.credit_total_minor + leg.amount_minor <= AMOUNT_MAX:
+            return account
+    raise AssertionError("ordinals do not end")
 
 
 def _suspense_opened(

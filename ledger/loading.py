@@ -21,6 +21,7 @@ from ledger.job import Job, Loaded, Missing, command_account
 from ledger.operation import CloseAccount, OpenAccount, Operation
 from ledger.recall import (
     has_unvouchered_in_tx,
+    select_children_in_tx,
     select_originals_in_tx,
     select_records_in_tx,
 )
@@ -108,6 +109,7 @@ def load_in_tx(
                 or has_unvouchered_in_tx(cursor, book_id, buffer_number(number))
             )
         ),
+        select_children_in_tx(cursor, book_id, sorted(wanted.closing)) if wanted.closing else {},
     )
 
 

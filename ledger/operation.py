@@ -112,7 +112,7 @@ class _Change(
 
 
 class CloseAccount(_Change, frozen=True, gc=False, kw_only=True, tag="close"):
-    """Close; refused while balance, hold, freeze or unvouchered operation remains."""
+    """Close; refused while balance, hold, freeze, open child or unvouchered operation remains."""
 
 
 class FreezeAccount(_Change, frozen=True, gc=False, kw_only=True, tag="freeze"):

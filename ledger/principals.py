@@ -74,6 +74,11 @@ class Principal(msgspec.Struct, frozen=True):
         if self.book_id is not None and self.book_id != book_id:
             raise NotPermitted(f"this key is for book {self.book_id!r} only")
 
+    def require_every_book(self) -> None:
+        """Raise `NotPermitted` when the key is for one book: what is asked belongs to none."""
+        if self.book_id is not None:
+            raise NotPermitted(f"this needs a key for every book, not for {self.book_id!r} only")
+
 
 def key_hash(key: str | bytes) -> bytes:
     """Return what is stored of a key."""

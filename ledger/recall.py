@@ -14,6 +14,7 @@ from typing import Any
 from psycopg import Cursor
 
 from ledger.arrays import uuid_array
+from ledger.buffers import BUFFER, BUFFER_PREFIX
 from ledger.business_types import BusinessTypes
 from ledger.codec import account_stream, decode_event, operation_stream
 from ledger.errors import LogCorrupt
@@ -49,10 +50,24 @@ SELECT_OPERATION_IDS = """
     SELECT DISTINCT convert_from(state, 'UTF8')::jsonb ->> 'operation_id'
     FROM ledger.stored_events WHERE originator_id = %s
 """
+SELECT_CHILDREN = """
+    SELECT parent, array_agg(number ORDER BY number) FROM ledger.accounts
+    WHERE book_id = %s AND parent = ANY(%s) AND status = 'open'
+      AND NOT (type = %s AND starts_with(number, %s))
+    GROUP BY parent
+"""
 COUNT_ENDED = """
     SELECT count(*) FROM ledger.accounting_statuses
     WHERE stream_id = ANY(%s) AND status IN ('vouchered', 'non_posting')
 """
+
+
+def select_children_in_tx(
+    cursor: Cursor[Any], book_id: str, numbers: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the open accounts directly below each of these, without their buffer accounts."""
+    cursor.execute(SELECT_CHILDREN, (book_id, list(numbers), BUFFER, BUFFER_PREFIX))
+    return {parent: tuple(children) for parent, children in cursor.fetchall()}
 
 
 def select_records_in_tx(

@@ -51,7 +51,8 @@ def set_aside_command(
     """Set aside the undecodable or foreign message before which a lane stands; safe to repeat.
 
     `daybook status` names the place. The decision keeps the raw bytes (`daybook repair
-    set-asides`); a message that can be read is refused. Needs a key with scope `repair`.
+    set-asides`); a message that can be read is refused. Needs a key with scope `repair` for
+    every book.
 
     \b
     Examples:
@@ -61,11 +62,14 @@ def set_aside_command(
     """
     settings = settings_in_use(ctx)
     with database(settings) as url, connect_to(url) as conn:
-        maker = principal_of(conn, settings, key, "repair").name
+        maker = principal_of(conn, settings, key, "repair")
+        maker.require_every_book()
         place = _place(select_standing(conn), lane, (topic, partition, offset))
         raw = read_unreadable(conn, place, bootstrap=settings.kafka_bootstrap)
         with decision_log(url) as decisions:
-            position = set_message_aside(decisions, raw, place=place, reason=reason, maker=maker)
+            position = set_message_aside(
+                decisions, raw, place=place, reason=reason, maker=maker.name
+            )
         moved = moves_on(conn, place, MOVES_WITHIN_S)
     if as_json:
         show_json({**place._asdict(), "position": position, "bytes": len(raw), "moved_on": moved})

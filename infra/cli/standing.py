@@ -29,7 +29,11 @@ STATUSES = ("normal", "receive_only", "blocked", "partial_stop")
 
 @accounts_app.command("close")
 def close(ctx: typer.Context, number: Number, reason: Reason = "", as_json: Json = False) -> None:
-    """Close an account; refused while balance, hold, freeze or unvouchered operation remains."""
+    """Close an account; refused while anything of it remains.
+
+    That is: a balance, a hold, a freeze, an open account below it, an operation that accounting
+    has not ended.
+    """
     change_account(
         ctx,
         number,

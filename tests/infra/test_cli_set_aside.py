@@ -141,6 +141,24 @@ def test_a_key_without_the_scope_sets_nothing_aside(
     assert "not_permitted" in refused.err
 
 
+def test_a_key_for_one_book_sets_nothing_aside(
+    database_url: str, operator: Daybook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message belongs to no book. Over HTTP it was refused, here it was not."""
+    written = WrittenLog(database_url)
+    written.publish()
+    broken = broken_row(database_url, written)
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        monkeypatch.setenv("DAYBOOK_KEY", create_key(conn, "olga", ["repair"], "main"))
+    place = ("--topic", "log", "--partition", "0", "--offset", str(broken))
+
+    refused = operator("set-aside", *place, "--reason", "broken by hand")
+
+    assert refused.code == ExitCode.REFUSED
+    assert "not_permitted" in refused.err
+    assert operator("repair", "set-asides", "--json").json == []
+
+
 @pytest.mark.kafka
 def test_on_kafka_a_foreign_message_is_set_aside_lane_by_lane(
     database_url: str,

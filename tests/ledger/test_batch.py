@@ -7,6 +7,7 @@ import pytest
 from ledger import events as ev
 from ledger import operation as op
 from ledger.account import Account
+from ledger.closing import open_below
 from ledger.codec import account_stream, operation_stream
 from ledger.errors import OperationIdReused, RejectionReason, VersionMismatch
 from ledger.job import Outcome, Recorded
@@ -164,6 +165,35 @@ def test_a_command_with_a_stale_version_is_a_mismatch_and_records_nothing() -> N
     assert isinstance(decided.outcomes[0][1], Outcome)
 
 
+# --- closing ------------------------------------------------------------------------------
+
+
+def test_an_operation_of_the_same_batch_keeps_its_account_open() -> None:
+    """The close saw only the operations that were on record before the batch."""
+    close = b.command("C-1", op.CloseAccount())
+    emptied = b.decide(b.loaded(*people(10)), b.post("withdrawal", b.debit("C-1", 10)), close)
+    assert b.reasons(emptied) == [None, R.UNVOUCHERED_REMAINS]
+    others = b.decide(b.loaded(*people(0, 10)), b.post("withdrawal", b.debit("C-2", 10)), close)
+    assert b.reasons(others) == [None, None]
+
+
+def test_an_account_is_closed_after_the_accounts_below_it() -> None:
+    """It was closed above an open account, which went on holding money for its tree."""
+    parent, child = b.account("P"), b.account("P.1", parent="P")
+    state = b.loaded(parent, child, missing=["P.2"], children={"P": ("P.1",)})
+    close = [b.command(number, op.CloseAccount()) for number in ("P", "P.1", "P", "P")]
+    opened = b.open_account("P.2", parent="P")
+    decided = b.decide(state, *close[:2], opened, close[2])
+    assert b.reasons(decided) == [R.CHILDREN_REMAIN, None, None, R.CHILDREN_REMAIN]
+    assert b.reasons(b.decide(state, *close[1:3], opened)) == [None, None, R.ACCOUNT_CLOSED]
+
+
+def test_its_buffer_account_does_not_keep_an_account_open() -> None:
+    buffer = b.account("BUFFER-P", type="buffer", parent="P", balance_minor=0)
+    touched = {"BUFFER-P": buffer}  # as an application in the same batch leaves it
+    assert open_below("P", b.loaded(b.account("P")), touched) == ()
+
+
 # --- suspense -----------------------------------------------------------------------------
 
 REFUSING = {
@@ -214,12 +244,27 @@ def test_nobody_but_the_engine_opens_a_suspense_account() -> None:
     assert b.reasons(decided) == [R.ACCOUNT_EXISTS]
 
 
-def test_what_suspense_itself_could_not_count_is_refused_and_hurts_no_neighbour() -> None:
-    """A third inflow of the greatest amount made the whole batch fail in the store."""
+def test_what_a_suspense_account_could_not_count_goes_to_the_next_one() -> None:
+    """It was refused, though the channel had already taken the money."""
     closed = b.account("C-1", status="closed")
-    posts = [b.post("recharge", b.credit("C-1", AMOUNT_MAX)) for _ in range(3)]
-    decided = b.decide(b.loaded(closed), *posts)
-    assert b.reasons(decided) == [None, R.AMOUNT_OVERFLOW, R.AMOUNT_OVERFLOW]
+    second = {"missing": ["SUSPENSE-CNY-2", "SUSPENSE-CNY-3"]}
+    amounts = (AMOUNT_MAX - 5, 6, AMOUNT_MAX, 5)
+    posts = [b.post("recharge", b.credit("C-1", amount_minor)) for amount_minor in amounts]
+    decided = b.decide(b.loaded(closed, **second), *posts)
+    assert b.reasons(decided) == [None] * 4
+    assert {number: each.balance_minor for number, each in decided.touched.items()} == {
+        "SUSPENSE-CNY": AMOUNT_MAX,
+        "SUSPENSE-CNY-2": 6,
+        "SUSPENSE-CNY-3": AMOUNT_MAX,
+    }
+    booked = [event for event in b.events_of(decided) if isinstance(event, ev.OperationBooked)]
+    assert [event.issues[0].account for event in booked] == [
+        "SUSPENSE-CNY",
+        "SUSPENSE-CNY-2",
+        "SUSPENSE-CNY-3",
+        "SUSPENSE-CNY",
+    ]
+    assert decided.opened == set(decided.touched)
 
 
 def test_an_inflow_into_suspense_that_is_a_day_ahead_keeps_the_accounts_days_in_order() -> None:

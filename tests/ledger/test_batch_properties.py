@@ -18,6 +18,7 @@ from ledger.original import known_original
 from tests.ledger import builders as b
 
 NUMBERS = ("C-1", "C-2", "C-3")
+CHILDREN = ("C-1.1", "C-1.2")  # not there until they are opened
 NAMES = st.sampled_from(NUMBERS)
 AMOUNTS = st.integers(1, 60)
 HOLDS = st.sampled_from(("h1", "h2"))
@@ -53,7 +54,7 @@ def submissions(draw: st.DrawFn) -> list[op.Submission]:
     """A day: operations of any legs, refunds of earlier ones, commands, repeated ids."""
     made: list[op.Submission] = []
     for number in range(draw(st.integers(1, 12))):
-        kind = draw(st.sampled_from(("post", "post", "post", "refund", "command", "again")))
+        kind = draw(st.sampled_from(("post", "post", "post", "refund", "command", "again", "open")))
         operation_id = f"op-{number}"
         if kind == "again" and made:
             made.append(draw(st.sampled_from(made)))
@@ -63,8 +64,20 @@ def submissions(draw: st.DrawFn) -> list[op.Submission]:
             made.append(
                 b.post("refund", *legs, operation_id=operation_id, original_operation_id=original)
             )
+        elif kind == "open":
+            made.append(
+                b.open_account(
+                    draw(st.sampled_from(CHILDREN)), parent="C-1", operation_id=operation_id
+                )
+            )
         elif kind == "command":
-            made.append(b.command(draw(NAMES), draw(COMMANDS), operation_id=operation_id))
+            made.append(
+                b.command(
+                    draw(NAMES | st.sampled_from(CHILDREN)),
+                    draw(COMMANDS),
+                    operation_id=operation_id,
+                )
+            )
         else:
             made.append(b.post(draw(TYPES), *draw(LEGS), operation_id=operation_id))
     return made
@@ -77,7 +90,7 @@ class Memory:
         self.accounts: dict[str, Account | None] = {
             number: b.account(number, balance_minor=0) for number in NUMBERS
         }
-        self.accounts["SUSPENSE-CNY"] = None
+        self.accounts.update(dict.fromkeys(("SUSPENSE-CNY", *CHILDREN)))
         self.recorded: dict[str, Recorded] = {}
         self.events: list[tuple[bytes, int, ev.LedgerEvent]] = []
         self.answers: list[Any] = []
@@ -85,7 +98,16 @@ class Memory:
 
     def book(self, batch: list[op.Submission], at: str) -> None:
         """Decide one batch on what is there, and remember what it made."""
-        loaded = Loaded(b.BOOK, b.DAY, None, dict(self.accounts), {}, dict(self.recorded))
+        loaded = Loaded(
+            b.BOOK,
+            b.DAY,
+            None,
+            dict(self.accounts),
+            {},
+            dict(self.recorded),
+            frozenset(filter(self._has_operation, self.accounts)),
+            {"C-1": tuple(filter(self._is_open, CHILDREN))},
+        )
         while True:
             try:
                 decided = decide_batch([b.job(*batch)], loaded, b.TYPES, at)
@@ -105,6 +127,13 @@ class Memory:
         for currency, (count, amount_minor) in decided.totals.items():
             old = self.totals.get(currency, (0, 0))
             self.totals[currency] = (old[0] + count, old[1] + amount_minor)
+
+    def _has_operation(self, number: str) -> bool:
+        return any(isinstance(event, ev.Moved) for event in self.stream(number))
+
+    def _is_open(self, number: str) -> bool:
+        account = self.accounts[number]
+        return account is not None and account.status == "open"
 
     def _original(self, operation_id: str) -> Any:
         record = self.recorded.get(operation_id)

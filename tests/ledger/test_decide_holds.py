@@ -216,6 +216,42 @@ def test_a_frozen_amount_is_out_of_reach_of_debits_and_captures() -> None:
     assert b.reasons(b.decide(state, *submissions)) == [None, R.INSUFFICIENT_FUNDS, None]
 
 
+@pytest.mark.parametrize(
+    ("facts", "frozen_minor", "takes_minor"),
+    [
+        ({}, 200, 800),
+        ({}, 201, 799),  # frozen after the hold: all that the capture may leave
+        ({}, 1_000, 0),
+        ({"credit_limit_minor": 100}, 250, 800),  # the credit of the account stands for it
+        ({"credit_limit_minor": None}, 5_000, 800),  # no floor: nothing is out of reach
+    ],
+)
+def test_a_capture_leaves_what_is_frozen_also_when_its_hold_is_older(
+    facts: dict[str, int | None], frozen_minor: int, takes_minor: int
+) -> None:
+    """An amount that was frozen after the hold was taken by its capture."""
+    held = {"held_minor": 800, "holds": {"h": Hold(800, "opener")}}
+    state = b.loaded(rich(**held, **facts), b.account("M-1"), originals={"opener": None})
+    freeze = b.post("freeze", b.freeze("C-1", frozen_minor))
+    for amount_minor in {takes_minor, takes_minor + 1} & set(range(1, 801)):
+        taken = b.post(
+            "payment_capture", b.capture("C-1", amount_minor), b.credit("M-1", amount_minor)
+        )
+        expected = None if amount_minor <= takes_minor else R.INSUFFICIENT_FUNDS
+        assert b.reasons(b.decide(state, freeze, taken)) == [None, expected]
+
+
+def test_a_payout_that_has_succeeded_is_captured_also_from_a_frozen_amount() -> None:
+    held = b.post("withdrawal_hold", b.hold("C-1", 800), operation_id="out")
+    first = b.decide(b.loaded(rich(), b.account("P")), held)
+    original = original_of(b.events_of(first)[0], None, 1, b.TYPES)
+    state = b.loaded(first.touched["C-1"], b.account("P"), originals={"out": original})
+    freeze = b.post("freeze", b.freeze("C-1", 1_000))
+    decided = b.decide(state, freeze, succeeded(800))
+    assert b.reasons(decided) == [None, None]
+    assert b.money(decided.touched["C-1"]) == (200, 0, 1_000, -800)
+
+
 def test_an_authority_may_freeze_more_than_is_there() -> None:
     account = after(b.loaded(rich()), b.post("freeze", b.freeze("C-1", 5_000)))
     assert b.money(account) == (1_000, 0, 5_000, -4_000)

@@ -165,6 +165,10 @@ CASES: dict[RejectionReason, Callable[[], Case]] = {
         b.loaded(b.account("C-1", freezes={"f": Freeze(None, "court", "1", "")})),
         b.command("C-1", op.CloseAccount()),
     ),
+    R.CHILDREN_REMAIN: lambda: (
+        b.loaded(b.account("C-1"), children={"C-1": ("C-2",)}),
+        b.command("C-1", op.CloseAccount()),
+    ),
     R.UNVOUCHERED_REMAINS: lambda: (
         b.loaded(b.account("C-1"), unvouchered=frozenset({"C-1"})),
         b.command("C-1", op.CloseAccount()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -102,6 +103,21 @@ def test_a_must_book_leg_differs_only_in_the_capture_of_a_frozen_account(
     account = b.account(**MONEY, **STANDINGS[standing])
     kind = b.business_type("transfer", must_book=True)
     assert said(account, LEGS[leg], kind) == MUST_BOOK_DIFFERS.get((standing, leg), word)
+
+
+def test_in_every_combination_of_standings_the_first_declared_reason_is_the_answer() -> None:
+    of_table = {(standing, leg): word for standing, leg, word in cells()}
+    statuses = [
+        name for name in STANDINGS if "payment_status" in STANDINGS[name] and " and " not in name
+    ]
+    parts = (("normal", "closed"), ("normal", "frozen whole"), ("normal", "lost"))
+    combinations = list(itertools.product(*parts, ("normal", *statuses)))
+    assert len(combinations) == 56
+    for standings, leg in itertools.product(combinations, LEGS):
+        account = b.account(**MONEY, **{k: v for s in standings for k, v in STANDINGS[s].items()})
+        words = [of_table[standing, leg] for standing in standings]
+        expected = next((word for word in words if word != "ok"), "ok")
+        assert said(account, LEGS[leg], b.TYPES.types["transfer"]) == expected, (standings, leg)
 
 
 @pytest.mark.parametrize("standing", STANDINGS)

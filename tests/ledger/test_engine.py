@@ -26,6 +26,7 @@ from ledger.errors import (
     VersionMismatch,
 )
 from ledger.job import Job
+from ledger.statuses import AccountingResult, apply_results_in_tx
 from tests.ledger import builders as b
 from tests.ledger.booking import FAST, FixedClock, Ledger, running_ledger
 from tests.waiting import wait_until
@@ -85,6 +86,56 @@ def test_the_same_body_is_answered_the_same_also_after_a_restart(database_url: s
                 one.position,
                 one.accounts,
             )
+
+
+def test_an_account_is_closed_once_accounting_has_ended_its_operations(database_url: str) -> None:
+    close = [b.command("C-1", op.CloseAccount()) for _ in range(3)]
+    with running_ledger(database_url) as ledger:
+        ledger.open("C-1")
+        for kind, leg in (("recharge", b.credit), ("withdrawal", b.debit)):
+            ledger.answer(b.post(kind, leg("C-1", 5), operation_id=kind))
+        refusals = [ledger.answer(close[0]).code]
+        ended(ledger, "recharge", "vouchered")
+        ended(ledger, "withdrawal", "parked")
+        refusals.append(ledger.answer(close[1]).code)
+        ended(ledger, "withdrawal", "vouchered", revision=2)
+        assert ledger.answer(close[2]).status == "booked"
+    assert refusals == ["unvouchered_remains"] * 2
+    passes_audit(database_url)
+
+
+def ended(ledger: Ledger, operation_id: str, status: str, revision: int = 1) -> None:
+    """Say how accounting ended an operation."""
+    result = AccountingResult(b.BOOK, operation_id, status, None, revision)
+    with psycopg.connect(ledger.database_url) as conn:
+        assert apply_results_in_tx(conn, [result]) == 1
+
+
+def test_a_parent_is_closed_after_the_accounts_below_it(database_url: str) -> None:
+    """The buffer account that the engine opened below it does not count."""
+    close = [b.command("P", op.CloseAccount()) for _ in range(2)]
+    with running_ledger(database_url) as ledger:
+        ledger.open("P", "C-1")
+        ledger.open("P.1", "P.2", parent="P")
+        buffered = op.SetBuffering(buffer_ms=100, agreement="A-7")
+        ledger.answer(b.command("P", buffered))
+        for kind, leg in (("recharge", b.credit), ("withdrawal", b.debit)):
+            ledger.answer(b.post(kind, leg("P", 5), operation_id=kind))
+            ended(ledger, kind, "vouchered")
+        ledger.answer(b.command("P.1", op.CloseAccount()))
+        refused = ledger.answer(close[0])
+        assert (refused.code, refused.detail) == ("children_remain", "P.2")
+        ledger.answer(b.command("P.2", op.CloseAccount()))
+        for (apply,) in ledger.rows(
+            "SELECT DISTINCT convert_from(state, 'UTF8')::jsonb ->> 'operation_id'"
+            " FROM ledger.stored_events WHERE strpos(convert_from(state, 'UTF8'), %s) > 0",
+            ["daybook:apply:"],
+        ):
+            ended(ledger, apply, "non_posting")
+        assert ledger.answer(close[1]).status == "booked"
+        late = ledger.answer(b.open_account("P.3", parent="P"))
+        assert late.code == "account_closed"
+    passes_audit(database_url)
 
 
 def test_another_body_under_a_known_id_is_refused(database_url: str) -> None:
