@@ -15,6 +15,7 @@ from kafka.structs import MemberState
 
 HOLD_S = 1.0
 SILENCE_S = 15.0
+JOIN_SILENCES = 5  # how long a join may take: others are given up after one silence
 METADATA_AGE_MS = 5_000  # how late a topic that was made anew is noticed
 RECONNECT_MS_MAX = 1_000  # a broker that is back is found again so soon
 
@@ -51,24 +52,31 @@ class Membership:
     """Finds out when a consumer has fallen out of its group and does not join again by itself.
 
     The client library can lose its wish to rejoin (a join that ends while a heartbeat is told
-    that the member is unknown), and was seen to think itself a member of a group that the broker
-    says is empty, without beating: it would read on with partitions of another, or with none.
+    that the member is unknown), was seen to think itself a member of a group that the broker
+    says is empty, without beating, and to join for ever a group that the broker does not know
+    (its topic was deleted while it joined): it would read on with partitions of another, or
+    with none.
     """
 
     def __init__(self, consumer: KafkaConsumer, silence_s: float) -> None:
         self._consumer = consumer
         self._silence_s = silence_s
-        self._seen_at = time.monotonic()
+        self._seen_at = self._beat_at = time.monotonic()
 
     def prove(self) -> None:
         """Raise KafkaError when the consumer neither is nor becomes a member."""
         found = self._consumer.group_metadata()
         heartbeat = self._consumer._coordinator.heartbeat  # noqa: SLF001 - its metric mixes clocks
+        now = time.monotonic()
         beats = found.generation_id >= 0 and not heartbeat.session_timeout_expired()
         if beats or found.state == MemberState.REBALANCING:
-            self._seen_at = time.monotonic()
-        elif time.monotonic() - self._seen_at > self._silence_s:
+            self._seen_at = now
+        if beats:
+            self._beat_at = now
+        if now - self._seen_at > self._silence_s:
             raise KafkaError(f"not a member of group {found.group_id} any more")
+        if now - self._beat_at > JOIN_SILENCES * self._silence_s:
+            raise KafkaError(f"not a member of group {found.group_id}: its join does not end")
 
 
 class HeldPartitions:

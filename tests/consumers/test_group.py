@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from kafka.errors import KafkaError
+from kafka.structs import MemberState
 
 from consumers.group import Membership, group_consumer
 from infra.kafka import ensure_topics
@@ -26,7 +27,21 @@ def stop_beating(coordinator: Any) -> None:
     coordinator._heartbeat_enabled = False
 
 
-@pytest.mark.parametrize("fall_out", [lose_the_wish_to_rejoin, stop_beating])
+def join_for_ever(coordinator: Any) -> None:
+    """What was seen after the topic was deleted in mid-join: a join whose answer never comes."""
+    if coordinator.state is MemberState.REBALANCING:
+        return
+
+    async def hang() -> None:
+        await coordinator._manager._net.sleep(3_600)
+
+    coordinator.reset_generation()
+    coordinator.rejoin_needed = coordinator.rejoining = True
+    coordinator.state = MemberState.REBALANCING
+    coordinator._join_task = coordinator._manager.call_soon(hang)
+
+
+@pytest.mark.parametrize("fall_out", [lose_the_wish_to_rejoin, stop_beating, join_for_ever])
 def test_a_consumer_that_fell_out_of_its_group_unawares_is_found_out(
     kafka_bootstrap: str, topic_name: str, fall_out: Callable[[Any], None]
 ) -> None:
