@@ -21,10 +21,17 @@ from ledger.errors import LedgerError
 from ledger.ticket import Ticket
 
 _log = logging.getLogger(__name__)
+SET_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %s, false)"
 
 
 def settle(booker: Booker, tickets: list[Ticket]) -> None:
-    """Book the tickets' jobs as one batch and settle every ticket, whatever happens."""
+    """Book the tickets' jobs as one batch and settle every ticket, whatever happens.
+
+    While the store keeps everybody waiting, who has waited for others already is told at once.
+    """
+    tickets = _with_patience(booker, tickets)
+    if not tickets:
+        return
     try:
         results = booker.book([ticket.job for ticket in tickets])
     except LedgerError as error:
@@ -116,6 +123,7 @@ class Ahead:
             return True
         if not isinstance(error, Superseded):
             self._booker.drop_connection()
+            self._booker.note_failure(error)
         self._booker.forget()
         settle(self._booker, tickets)
         return False
@@ -138,7 +146,22 @@ class Ahead:
     def _reading(self) -> Connection[Any]:
         if self._reader is None or self._reader.closed:
             self._reader = self._connect()
+            # Who reads ahead keeps the answers of the batch before from their callers.
+            wait_ms_max = round(self._booker.patience_s * 1_000)
+            self._reader.execute(SET_LOCK_TIMEOUT, (f"{wait_ms_max}ms",))
         return self._reader
+
+
+def _with_patience(booker: Booker, tickets: list[Ticket]) -> list[Ticket]:
+    """Refuse who has waited in vain for long enough; return the others."""
+    patient = []
+    for ticket in tickets:
+        refusal = booker.refusal(ticket.since)
+        if refusal is None:
+            patient.append(ticket)
+        else:
+            ticket.settle(refusal)
+    return patient
 
 
 def _settle_all(tickets: list[Ticket], results: list[Results]) -> None:

@@ -49,6 +49,8 @@ Connect = Callable[[], Connection[Any]]
 RETRIES_OF_CONFLICT = 3
 RETRY_PAUSE_S = 0.05
 LOOK_UPS_AFTER_REPEAT = 50  # batches: who repeats one operation often repeats more
+# The server itself ended a wait: to ask the same again at once would take as long.
+WAITED_IN_VAIN = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 COMPANY_AFTER_SUPERSEDED = 4  # batches without another engine's commit before we guess again
 
 
@@ -106,10 +108,11 @@ class Booker:
         self.alone = False  # nobody else has committed between our last two batches
         self.stopped_by: EngineStopped | None = None
         self.apply_at: str | None = None  # when the first buffer that we filled is due
+        self.gave_up: StoreUnavailable | None = None  # the last wait in vain, until one is not
         self.reach: Callable[[str], None] = lambda _step: None
         self._connect = connect
         self._clocks = clocks
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._conn: Connection[Any] | None = None
         self._planned_on: Connection[Any] | None = None
         self._heads = HeadCache()
@@ -120,7 +123,7 @@ class Booker:
 
     def book(self, jobs: list[Job]) -> list[Results | LedgerError]:
         """Book jobs of one book as one transaction; raise only what stops the engine."""
-        deadline = self._clocks.steady() + self._patience_s
+        deadline = self._clocks.steady() + self.patience_s
         wanted = Wanted.by(jobs)
         conflicts = 0
         while True:
@@ -141,7 +144,8 @@ class Booker:
             except (psycopg.Error, OSError) as error:  # no server, or no file left to wait with
                 self.drop_connection()
                 if self._clocks.steady() >= deadline:
-                    raise StoreUnavailable(str(error).strip()) from error
+                    self.gave_up = StoreUnavailable(str(error).strip())
+                    raise self.gave_up from error
                 time.sleep(RETRY_PAUSE_S)
 
     def _book_apart(self, jobs: list[Job]) -> list[Results | LedgerError]:
@@ -176,6 +180,7 @@ class Booker:
             end = sealed.after
             self._heads.committed(end.seal, decided.touched.values())
         self.tip = Tip(book_id, end)
+        self.gave_up = None
         return answers_of(jobs, decided, sealed)
 
     def _enter_in_tx(self, cursor: Cursor[Any], book_id: str) -> LogEnd:
@@ -325,6 +330,7 @@ class Booker:
     def proved(self) -> None:
         """Take the oldest guess for a fact: its commit is known."""
         self._guesses.popleft()
+        self.gave_up = None
 
     def forget(self) -> None:
         """Throw away everything guessed: heads whose commit is not known, and the tip."""
@@ -333,6 +339,22 @@ class Booker:
         self._heads.withdraw(())
         self._guesses.clear()
         self.tip = None
+
+    # --- a store that keeps everybody waiting ----------------------------------------------
+
+    def note_failure(self, error: BaseException) -> None:
+        """Remember that the store was waited for in vain, if that is what an error says."""
+        if isinstance(error, WAITED_IN_VAIN):
+            self.gave_up = StoreUnavailable(str(error).strip())
+
+    def refusal(self, since: float) -> StoreUnavailable | None:
+        """Say why whoever waits since then is not to wait any longer; None: there is a try left.
+
+        While the store keeps everybody waiting, each batch in turn would wait for as long as the
+        database's timeouts say, and who stands behind others for their sum.
+        """
+        impatient = self._clocks.steady() - since >= self.patience_s
+        return self.gave_up if impatient else None
 
     # --- time and connection --------------------------------------------------------------
 

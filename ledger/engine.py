@@ -94,7 +94,7 @@ class Engine:
 
     def submit(self, job: Job, on_done: Callable[[Ticket], None] | None = None) -> Ticket:
         """Queue a job. Raises `Overloaded` (queue full) or `EngineStopped` (draining)."""
-        ticket = Ticket(job, on_done)
+        ticket = Ticket(job, on_done, since=self._clocks.steady())
         with self._wake:
             if self._stopping is not None:
                 raise self._stopping
@@ -212,6 +212,7 @@ class Engine:
                 booker.book([Job(book_id=book_id, submissions=(), sweep=numbers)])
             for book_id, numbers in due.items():
                 booker.book([Job(book_id=book_id, submissions=(), apply=numbers)])
-        except (LedgerError, psycopg.Error, OSError):
+        except (LedgerError, psycopg.Error, OSError) as error:
+            booker.note_failure(error)
             booker.apply_at = None
             booker.drop_connection()  # the next round sweeps again

@@ -14,6 +14,7 @@ import pytest
 from infra import postgres_guard
 from infra.postgres import EmbeddedPostgres
 from infra.settings import Settings
+from ledger.engine import EngineSettings
 from tests.faults.load import SeededLoad
 from tests.faults.nothing_lost import assert_nothing_lost
 from tests.faults.probe import open_probe, probe, read_probe
@@ -162,10 +163,11 @@ def test_a_lock_held_for_longer_than_anybody_waits(
 
 
 def test_a_caller_hears_of_a_lock_before_its_own_patience_ends() -> None:
-    """With the defaults each try of a batch ends before the patience of its caller does; who stands
-    behind other batches may hear of it as late as that (test_database_patience.py)."""
+    """With the defaults a caller hears before the own patience ends, also who stands behind other
+    batches: a try begins for nobody who has waited for as long as the engine's patience."""
     defaults = Settings()
-    assert defaults.lock_timeout_s < defaults.request_timeout_s
+    patience_s = EngineSettings().store_patience_s
+    assert defaults.lock_timeout_s + patience_s < defaults.request_timeout_s
     assert defaults.lock_timeout_s < defaults.statement_timeout_s
 
 

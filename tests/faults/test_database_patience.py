@@ -64,10 +64,11 @@ def test_a_lock_held_for_thirty_seconds(scene: Scene, fault: Fault) -> None:
                 waited.append(time.monotonic() - began)
                 assert refused.status_code == 503, refused.text
                 assert refused.headers["retry-after"]
+                assert "lock timeout" in refused.json()["detail"], "not the caller's own patience"
             assert scene.words == [], "no part ended"
         load.wait_for_more(50)
     assert_nothing_lost(scene.database_url, load)
-    fault.recovered(f"a caller heard 503 after {waited[0]:.0f} s; all were booked when it was free")
+    fault.recovered(f"callers heard 503 after {max(waited):.0f} s at most; later all were booked")
 
 
 @pytest.mark.parametrize("part", TOUCH)

@@ -14,10 +14,13 @@ import pytest
 
 from ledger import operation as op
 from ledger.audit import verify
+from ledger.engine import EngineSettings
 from ledger.errors import EngineStopped, StoreUnavailable
+from ledger.job import Job
 from ledger.log import LOG_LOCK
 from tests.ledger import builders as b
 from tests.ledger.booking import Ledger, running_ledger
+from tests.ledger.builders import BOOK
 from tests.ledger.cut_wire import cut_wire
 from tests.ledger.killed_engine import BEFORE, payments
 from tests.waiting import wait_until
@@ -189,6 +192,42 @@ def test_a_statement_whose_sender_died_while_it_waited_in_the_server_counts_once
         answers = ledger.post(*payments())
         assert {getattr(answer, "replayed", None) for answer in answers} == {True}
         assert balances(ledger) == [("C-1", 950), ("C-2", 50)]
+    passes_audit(database_url)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [f"SELECT pg_advisory_xact_lock({LOG_LOCK}, hashtext('ledger'))", "LOCK ledger.stored_events"],
+)
+def test_who_stands_behind_others_before_a_lock_is_told_when_they_are(
+    database_url: str, held: str
+) -> None:
+    """Each batch in turn waited for the lock's timeout, and once more when it had been decided
+    ahead: who came third heard nothing for as long as a caller waits at all."""
+    tries: list[int] = []
+
+    def connect() -> psycopg.Connection:
+        tries.append(len(tries))
+        return psycopg.connect(database_url, autocommit=True, options="-c lock_timeout=1s")
+
+    one_by_one = EngineSettings(sweep_interval_s=3_600, batch_size_max=1, store_patience_s=0.2)
+    with running_ledger(database_url, connect=connect, settings=one_by_one) as ledger:
+        ledger.open("C-1")
+        for _ in range(3):  # then it is alone, and decides ahead
+            ledger.answer(b.post("recharge", b.credit("C-1", 5)))
+        before = len(tries)
+        with psycopg.connect(database_url) as holder:
+            holder.execute(held.encode())
+            jobs = [
+                Job(book_id=BOOK, submissions=(b.post("recharge", b.credit("C-1", 5)),))
+                for _ in range(6)
+            ]
+            for ticket in [ledger.engine.submit(job) for job in jobs]:
+                with pytest.raises(StoreUnavailable, match="lock timeout"):
+                    ticket.results(60)
+        assert len(tries) == before  # who was told without a try needed no new connection
+        ledger.answer(b.post("recharge", b.credit("C-1", 5)))
+        assert balances(ledger) == [("C-1", 20)]
     passes_audit(database_url)
 
 
