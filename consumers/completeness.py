@@ -30,7 +30,7 @@ from projections.sweeps import DIFFERENCES_MAX, Difference
 
 POSITIONS_PER_SLICE = 50_000
 
-UNMET = "a decision that the books never met: rebuild them"
+UNMET = "a decision that the books never met: what is not healed, a rebuild mends"
 
 BEGIN_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 SELECT_COMPARED = """
@@ -107,6 +107,11 @@ class Comparison(NamedTuple):
     def missing(self) -> list[int]:
         """Give the positions of what handling them again would heal."""
         return [each.position for each in self.differences if each.kind == "missing"]
+
+    @property
+    def unmet(self) -> list[int]:
+        """Give the positions of decisions that left no row."""
+        return [each.position for each in self.differences if each.kind == "unmet"]
 
 
 class SweepReport(msgspec.Struct, frozen=True):

@@ -8,47 +8,32 @@ one transaction; an operation with an outcome is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import structlog
 from psycopg import Connection
 
 from consumers.bisection import Refusals, write_bisecting
-from consumers.consumer import DeliverInTx, never
 from consumers.log_rows import select_operations
 from consumers.messages import Booked, Decided
 from consumers.posting import final_originals, results_of
+from consumers.renumbering import (
+    Healing,
+    Renumbered,
+    before_numbers,
+    lock_books_in_tx,
+    refuse_late_in_tx,
+)
 from consumers.resolution import obey_in_tx, select_originals, wake_in_tx
 from consumers.traces import select_elsewhere_in_tx
-from consumers.vouchers import handle_in_tx, prepare
-from projections.numbering import Renumbered, renumber_in_tx
+from consumers.vouchers import Batch, handle_in_tx, prepare
 from projections.outcomes import FINAL, WAITING, OperationName, Outcome, select_standings
-from projections.positions import (
-    LanesChanged,
-    lock_lane_in_tx,
-    select_lanes,
-    select_log,
-)
+from projections.positions import select_lanes
 from projections.repair_orders import RepairOrderRow, select_next_naming
 from projections.rulesets import PublishedRulesets, load_rulesets
 
-RecordInTx = Callable[[Connection[Any], Sequence[int], Sequence[Renumbered]], None]
-
 log = structlog.get_logger("consumers.healing")
-
-
-class Healing(NamedTuple):
-    """How the books are healed: which ones, and who is told.
-
-    `incarnation` is the books' when they were compared; `record_in_tx` is given the positions
-    that its transaction heals, and where later vouchers got other numbers for them.
-    """
-
-    incarnation: int
-    deliver_in_tx: DeliverInTx
-    record_in_tx: RecordInTx = lambda _conn, _healed, _renumbered: None
-    failpoint: Callable[[str], None] = never
 
 
 def heal(conn: Connection[Any], missing: Sequence[int], healing: Healing) -> int:
@@ -65,11 +50,13 @@ def heal(conn: Connection[Any], missing: Sequence[int], healing: Healing) -> int
     def write_in_one(
         part: Sequence[Booked | Decided], _through: int, refusals: Refusals | None
     ) -> None:
-        with conn.transaction():
-            done, renumbered = _heal_in_tx(conn, rulesets, part, refusals, healing)
+        def heal_in_tx(conn: Connection[Any], renumbered: Sequence[Renumbered]) -> None:
+            done = _heal_in_tx(conn, rulesets, prepare(rulesets, part, refusals), healing)
             healing.record_in_tx(conn, done, renumbered)
             healing.failpoint("healed")
-        healed.extend(done)
+            healed.extend(done)
+
+        before_numbers(conn, healing, heal_in_tx)
 
     if messages:
         write_bisecting(write_in_one, messages, messages[-1].position)
@@ -84,25 +71,17 @@ def incarnation_of(conn: Connection[Any]) -> int:
 
 
 def _heal_in_tx(
-    conn: Connection[Any],
-    rulesets: PublishedRulesets,
-    messages: Sequence[Booked | Decided],
-    refusals: Refusals | None,
-    healing: Healing,
-) -> tuple[list[int], list[Renumbered]]:
-    batch = prepare(rulesets, messages, refusals)
-    first = select_lanes(conn)[0].lane
-    lane = lock_lane_in_tx(conn, first, select_log(conn))
-    if lane.incarnation != healing.incarnation:
-        raise LanesChanged(f"the books have incarnation {lane.incarnation} now")
+    conn: Connection[Any], rulesets: PublishedRulesets, batch: Batch, healing: Healing
+) -> list[int]:
+    lane = lock_books_in_tx(conn, healing.incarnation)
     outcomes = handle_in_tx(conn, rulesets, batch, lane.lane, late=True)
     outcomes += _make_up_in_tx(conn, rulesets, outcomes, lane.lane)
     healing.deliver_in_tx(conn, results_of(outcomes))
     changed = {outcome.position for outcome in outcomes}
     sources = changed | {outcome.attempt_position for outcome in outcomes}  # an override's voucher
-    renumbered = renumber_in_tx(conn, sorted(sources))
-    healed = [message.position for message in messages if message.position in changed]
-    return healed, renumbered
+    refuse_late_in_tx(conn, sources)
+    positions = (tried.booked.position for tried in batch.attempts)
+    return [position for position in positions if position in changed]
 
 
 def _make_up_in_tx(

@@ -183,6 +183,7 @@ class _Rebuilding:
             for _visible in _nearer(self.shadow, lambda: select_visible(self.conn)):
                 lanes = select_lanes(self.conn)
                 self.shadow.draw_level([(lane.lane, lane.position) for lane in lanes])
+            self._come_near()
             try:
                 with self.conn.transaction():
                     return self._swap_in_tx()
@@ -192,6 +193,7 @@ class _Rebuilding:
 
     def _draw_level_and(self, then: Callable[[], object]) -> bool:
         """Stop the lanes, draw level, do something; False if something was due in between."""
+        self._come_near()
         with self.conn.transaction():
             rows = self.conn.execute(LOCK_LANES).fetchall()
             if self._finish_due_in_tx(rows[0][0]):
@@ -232,6 +234,21 @@ class _Rebuilding:
                 move = sql.SQL("ALTER TABLE {}.{} SET SCHEMA {}")
                 self.conn.execute(move.format(old, sql.Identifier(table), new))
 
+    def _come_near(self) -> None:
+        """Number what was cut meanwhile, on both sides, before the lanes are stopped for long."""
+        while exists_due(self.conn):
+            rulesets = PublishedRulesets()
+            load_rulesets(self.conn, rulesets)
+            with self.conn.transaction():
+                lane = self.conn.execute(LOCK_LANES).fetchall()[0][0]
+                outcomes = perform_order_in_tx(self.conn, rulesets, lane)
+                if outcomes:
+                    self.deliver_in_tx(self.conn, results_of(outcomes))
+            if outcomes is None:
+                time.sleep(TABLE_LOCK_MS / 1000)
+        lanes = select_lanes(self.conn)
+        self.shadow.draw_level([(lane.lane, lane.position) for lane in lanes])
+
     def _finish_due_in_tx(self, lane: int) -> bool:
         """Do what the live consumers would do next, so that both sides stand at one point."""
         rulesets = PublishedRulesets()
@@ -239,7 +256,10 @@ class _Rebuilding:
         changed: list[Outcome] = []
         performed = False
         while exists_due(self.conn):
-            changed += perform_order_in_tx(self.conn, rulesets, lane) or []
+            outcomes = perform_order_in_tx(self.conn, rulesets, lane)
+            if outcomes is None:
+                break  # somebody takes numbers back
+            changed += outcomes
             performed = True
         changed += sweep_waiters_in_tx(self.conn, rulesets, lane)
         if changed:

@@ -20,12 +20,13 @@ from psycopg import Connection
 
 from consumers.completeness import EVERYTHING, POSITIONS_PER_SLICE, Comparison, Selection, compare
 from consumers.consumer import DeliverInTx, never
-from consumers.healing import Healing, heal, incarnation_of
+from consumers.healing import heal, incarnation_of
+from consumers.lost_decisions import heal_decisions
 from consumers.lost_results import SLICE_POSITIONS, Lost, select_lost, select_lost_open
+from consumers.renumbering import Healing, Renumbered
 from consumers.results import insert_outbox_in_tx
 from ledger.errors import LogCorrupt
 from ledger.statuses import apply_results_in_tx
-from projections.numbering import Renumbered
 from projections.positions import LanesChanged, select_head, select_visible
 from projections.sweeps import (
     Difference,
@@ -40,6 +41,7 @@ from projections.sweeps import (
 )
 from projections.tables import connect_to
 
+HEALABLE = ("missing", "unmet")
 SWEEP_LOCK = 1_145_393_490
 LOCK = "SELECT pg_advisory_lock(%s)"
 TRY_LOCK = "SELECT pg_try_advisory_lock(%s)"
@@ -171,9 +173,9 @@ class Sweeper:
         return finished
 
     def _healed(self, begun: Sweep, compared: Comparison) -> set[int]:
-        """Heal what is missing; each transaction records what it heals. Return the positions."""
+        """Heal what can be; each transaction records what it heals. Return the positions."""
         deliver_in_tx = self._deliver_in_tx
-        if deliver_in_tx is None or not compared.missing:
+        if deliver_in_tx is None or not (compared.missing or compared.unmet):
             return set()
         named = {each.position: each for each in compared.differences}
         healed: set[int] = set()
@@ -189,13 +191,14 @@ class Sweeper:
 
         healing = Healing(begun.incarnation, deliver_in_tx, record_in_tx, self._failpoint)
         heal(self.conn, compared.missing, healing)
+        heal_decisions(self.conn, compared.unmet, healing)
         return healed
 
     def _record(self, begun: Sweep, until: int, compared: Comparison, healed: set[int]) -> None:
         rest: list[Difference] = [
             each
             for each in compared.differences
-            if not (each.kind == "missing" and each.position in healed)
+            if not (each.kind in HEALABLE and each.position in healed)
         ]
         swept = Swept(
             reached=until,
@@ -328,6 +331,8 @@ def _renumbered_words(renumbered: Renumbered) -> str:
 def _as_healed(difference: Difference, renumbered: Mapping[str, str]) -> Difference:
     """Say that a difference is healed, and what in its book had to be numbered anew for that."""
     words = renumbered.get(difference.book_id)
+    if difference.kind == "unmet":  # of an order, which has no book of its own here
+        words = next(iter(renumbered.values()), None)
     detail = difference.detail if words is None else f"{difference.detail}; {words}"
     return msgspec.structs.replace(difference, healed=True, detail=detail)
 

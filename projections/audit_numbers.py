@@ -1,8 +1,8 @@
 """Audit the legal numbers: every voucher that a performed cut covers, in order, without a gap.
 
-The vouchers themselves are compared with the log before this; here their numbers are counted
-again. Invariant: a number that is missing, doubled, added or given to another voucher is
-named by book, year and number.
+While a cut is being numbered, the numbers are a beginning of those that it gives. The vouchers
+themselves are compared with the log before this; here their numbers are counted again. Invariant:
+a number that is missing, doubled, added or given to another voucher is named by book, year, number.
 """
 
 from __future__ import annotations
@@ -16,20 +16,28 @@ from ledger.audit_verdict import ROW, differ
 NUMBERS_CHECK = "voucher numbers"
 SELECT_DIFFERENCE = """
     WITH cuts AS (
-        SELECT book_id, max(cut_date) AS cut_date FROM day_cuts WHERE performed GROUP BY book_id
+        SELECT book_id, max(cut_date) AS met, max(cut_date) FILTER (WHERE performed) AS performed
+        FROM day_cuts GROUP BY book_id
+    ), reached AS (
+        SELECT DISTINCT ON (book_id) book_id, year AS last_year, number AS last_number
+        FROM voucher_numbers ORDER BY book_id, year DESC, number DESC
     ), counted AS (
         SELECT v.book_id, extract(year FROM v.accounting_date)::integer AS year,
                row_number() OVER (
                    PARTITION BY v.book_id, extract(year FROM v.accounting_date)
                    ORDER BY v.accounting_date, v.position, v.ordinal) AS number,
-               v.position, v.ordinal
-        FROM vouchers v JOIN cuts USING (book_id) WHERE v.accounting_date <= cuts.cut_date
+               v.position, v.ordinal, v.accounting_date <= cuts.performed AS covered
+        FROM vouchers v JOIN cuts USING (book_id) WHERE v.accounting_date <= cuts.met
     )
     SELECT book_id, year, number, c.position, c.ordinal, n.position, n.ordinal
     FROM counted c FULL JOIN voucher_numbers n USING (book_id, year, number)
-    WHERE (c.position, c.ordinal) IS DISTINCT FROM (n.position, n.ordinal)
+    LEFT JOIN reached USING (book_id)
+    WHERE CASE WHEN n.position IS NULL
+               THEN c.covered OR (year, number) <= (last_year, last_number)
+               ELSE (c.position, c.ordinal) IS DISTINCT FROM (n.position, n.ordinal) END
     ORDER BY book_id, year, number LIMIT 1
 """
+# A cut is marked in the transaction that gives its last number.
 SELECT_HIDDEN_CUT = """
     SELECT c.position FROM day_cuts c
     WHERE NOT c.performed AND EXISTS (
@@ -38,6 +46,9 @@ SELECT_HIDDEN_CUT = """
           AND v.accounting_date > coalesce(
               (SELECT max(d.cut_date) FROM day_cuts d
                WHERE d.book_id = c.book_id AND d.performed), '-infinity'))
+      AND NOT EXISTS (
+        SELECT 1 FROM vouchers v LEFT JOIN voucher_numbers n USING (position, ordinal)
+        WHERE v.book_id = c.book_id AND v.accounting_date <= c.cut_date AND n.position IS NULL)
     ORDER BY c.position LIMIT 1
 """
 

@@ -23,8 +23,7 @@ from accounting.decided import (
 )
 from accounting.periods import CLOSE, day_before
 from ledger.events import BookOpened, DayOpened
-from projections import numbering
-from projections.numbering import number_chunk_in_tx
+from projections.numbering import number_chunk_in_tx, try_numbers_in_tx
 from projections.pages import Page, checked_limit, page_of, read_cursor
 
 PeriodDecision = (
@@ -64,6 +63,10 @@ LOCK_DUE_CUT = """
       AND NOT EXISTS (SELECT 1 FROM repair_orders r
                       WHERE NOT r.performed AND r.position < day_cuts.position)
     ORDER BY position LIMIT 1 FOR UPDATE
+"""
+REOPEN_CUTS = """
+    UPDATE day_cuts SET performed = false
+    WHERE book_id = %s AND cut_date >= %s::date AND performed
 """
 MARK_CUT = "UPDATE day_cuts SET performed = true WHERE position = %s"
 _CUT = """
@@ -249,17 +252,25 @@ def load_calendar(conn: Connection[Any], into: Calendar) -> None:
 
 
 def lock_due_cut_in_tx(conn: Connection[Any], visible: int) -> DueCut | None:
-    """Lock the first cut up to the visible position that nobody has performed."""
+    """Lock the first cut up to the visible position that nobody has performed.
+
+    None also while somebody takes numbers back.
+    """
     row = conn.execute(LOCK_DUE_CUT, (visible,)).fetchone()
-    return None if row is None else DueCut(*row)
+    return DueCut(*row) if row is not None and try_numbers_in_tx(conn) else None
 
 
 def perform_cut_in_tx(conn: Connection[Any], cut: DueCut) -> bool:
     """Number a chunk of the vouchers that the cut covers; True when none is left."""
-    if number_chunk_in_tx(conn, cut.book_id, cut.cut_date) == numbering.CHUNK_VOUCHERS:
+    if not number_chunk_in_tx(conn, cut.book_id, cut.cut_date):
         return False
     conn.execute(MARK_CUT, (cut.position,))
     return True
+
+
+def reopen_cuts_in_tx(conn: Connection[Any], book_id: str, date: str) -> None:
+    """Let the cuts that cover a date count as not performed: their vouchers get numbers again."""
+    conn.execute(REOPEN_CUTS, (book_id, date))
 
 
 def select_closing_position(conn: Connection[Any], book_id: str, date: str) -> int | None:

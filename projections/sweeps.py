@@ -75,7 +75,8 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `kind`: missing (no trace of it in the books), differing, doubled (vouchers it should not
     have), unposted (vouchered without vouchers), unknown (in the books, not in the log), unmet
-    (a decision that left no row: right only after a rebuild). A missing one that is healed into a
+    (a decision that left no row: an order that is not overtaken, a message set aside and a proposal
+    are healed, others are right only after a rebuild). A missing one that is healed into a
     day that is cut moves the numbers of later vouchers; `detail` says how many.
     """
 

@@ -20,6 +20,7 @@ from consumers.repair import retry
 from infra.decision_log import decision_log
 from ledger.books import open_book, open_day
 from projections import numbering
+from projections.audit_numbers import check_numbers
 from projections.journal import JournalVoucher, select_vouchers, select_vouchers_of
 from projections.parked import ParkedFilter
 from projections.periods import select_cuts, select_periods
@@ -470,6 +471,8 @@ def test_a_long_cut_is_numbered_chunk_by_chunk_and_goes_on_after_a_kill_while_po
         killed = pytest.raises(Killed) if step == 2 else nullcontext()
         with log_consumer(database_url, failpoint=failpoint) as consumer, killed:
             consumer.step()
+        with connect_to(database_url) as conn:
+            check_numbers(conn)  # the audit knows a cut that is being numbered
         found = numbers(database_url)
         seen.append((len(found), sum(number is not None for _, _, number in found)))
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from psycopg.errors import RestrictViolation
 
 from consumers.completeness import Selection, sweep
 from consumers.rebuild import rebuild
@@ -27,13 +26,6 @@ from tests.consumers.lossy_books import consume_losing, tell_repairs
 from tests.consumers.test_completeness import broken, passed_over, two_recharges
 from tests.consumers.test_order import a_random_history
 from tests.consumers.test_outcomes import identity_of, payment, refund_of, rules_without
-from tests.consumers.test_periods import (
-    NEXT,
-    a_day_without_payments,
-    cut,
-    open_next,
-    repaired,
-)
 from tests.consumers.written_log import BOOK, DAY, WrittenLog
 from tests.waiting import wait_until
 
@@ -156,34 +148,6 @@ def test_a_decision_that_was_lost_is_said_again_until_the_books_are_rebuilt(
     rebuild(database_url, compare=False)
 
     assert healed(database_url).found == 0
-
-
-def test_what_is_healed_into_a_day_that_is_cut_is_numbered_there_and_it_is_said_what_moved(
-    database_url: str,
-) -> None:
-    """A cut of the next day has numbered more: those numbers move on too."""
-    written = a_day_without_payments(database_url)
-    cut(database_url)
-    written.publish()
-    repaired(database_url, "p-1")
-    written.commit(written.recharge("next", day=NEXT))
-    open_next(database_url, "2026-02-03")
-    consume_log(database_url)
-    cut(database_url, NEXT)
-    whole = books(database_url)
-    consume_losing(database_url, ("r-1", "f-1"))
-
-    report = healed(database_url)
-
-    assert [(each.operation_id, each.kind, each.healed) for each in report.differences] == [
-        ("r-1", "missing", True),
-        ("f-1", "missing", True),
-    ]
-    assert "later vouchers" in report.differences[0].detail
-    assert (report.found, report.healed, report.is_complete) == (2, 2, True)
-    assert books(database_url) == whole
-    with connect_to(database_url) as conn, pytest.raises(RestrictViolation):
-        conn.execute("DELETE FROM voucher_numbers")
 
 
 def test_what_differs_is_named_and_left_alone(database_url: str) -> None:
