@@ -166,6 +166,8 @@ class Parser:
             _check_buffering(change)
         if isinstance(change, SetCreditLimit):
             _check_credit_limit(change)
+        if isinstance(change, SetPaymentStatus):
+            _check_payment_status(change)
         for business_type in _business_types(change):
             if business_type not in self._types:
                 raise InvalidRequest(
@@ -256,6 +258,18 @@ def _check_credit_limit(change: SetCreditLimit) -> None:
     if change.credit_limit_minor is None:
         raise InvalidRequest("what has dates has an amount", field="credit_limit")
     _check_dates(change)
+
+
+def _check_payment_status(change: SetPaymentStatus) -> None:
+    """Refuse what would be kept and mean nothing: only a partial stop has types and an amount."""
+    if change.payment_status == "partial_stop":
+        return
+    for field, given in (
+        ("partial_types", change.partial_types),
+        ("partial_amount", change.partial_amount_minor is not None),
+    ):
+        if given:
+            raise InvalidRequest(f"{field} is for partial_stop only", field=field)
 
 
 def _check_dates(change: SetBuffering | SetCreditLimit) -> None:

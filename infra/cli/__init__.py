@@ -45,6 +45,7 @@ from infra.cli.console import say
 from infra.cli.context import NoKey
 from infra.cli.exit_codes import EXIT_CODES_HELP, ExitCode
 from infra.client import ApiRefused, ApiUnavailable
+from infra.csv_import import ColumnMapRefused
 from infra.day_schedule import ScheduleRefused
 from infra.postgres import PostgresUnavailable, SchemaRefused
 from infra.process_metrics import MetricsPortTaken
@@ -140,6 +141,7 @@ EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (psycopg.OperationalError, ExitCode.UNAVAILABLE),
     (KafkaError, ExitCode.UNAVAILABLE),
     (ValidationError, ExitCode.USAGE),
+    (ColumnMapRefused, ExitCode.USAGE),
     (FileNotFoundError, ExitCode.USAGE),
     (IsADirectoryError, ExitCode.USAGE),
 )
@@ -147,9 +149,26 @@ EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
 
 def exit_code_of(error: BaseException) -> ExitCode | None:
     """Return what an error exits as; None for a defect, which keeps its traceback."""
-    if isinstance(error, LedgerError):
+    named = next((code for kind, code in EXITS if isinstance(error, kind)), None)
+    if named is None and isinstance(error, LedgerError):
         return ExitCode.UNAVAILABLE if error.retriable else ExitCode.REFUSED
-    return next((code for kind, code in EXITS if isinstance(error, kind)), None)
+    return named
+
+
+def words_of(error: BaseException) -> str:
+    """Say a foreseen error in a line."""
+    if isinstance(
+        error, ValidationError
+    ):  # of the settings: name the variables, as people set them
+        wrong = [
+            f"{'_'.join(('DAYBOOK', *map(str, each['loc']))).upper()}: {each['msg']}"
+            for each in error.errors()
+        ]
+        return f"settings: {'; '.join(wrong)}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    code = getattr(error, "code", "") or type(error).__name__
+    return f"{code}: {getattr(error, 'detail', '') or error}"
 
 
 def main(run: Callable[[], object] = app) -> None:
@@ -163,6 +182,5 @@ def main(run: Callable[[], object] = app) -> None:
         code = exit_code_of(error)
         if code is None:
             raise
-        detail = getattr(error, "detail", "") or str(error)
-        say(f"daybook: {getattr(error, 'code', '') or type(error).__name__}: {detail}".strip())
+        say(f"daybook: {words_of(error)}")
         sys.exit(code)

@@ -247,7 +247,13 @@ def open_account(
 def list_events(
     ctx: typer.Context, number: Number, limit: Limit = 50, as_json: Json = False
 ) -> None:
-    """List what happened on an account, by version: each event with the balance after it."""
+    """List what happened on an account, by version: each event with the balance after it.
+
+    \b
+    Examples:
+      daybook accounts events C-1
+      daybook accounts events C-1 --limit 0 --json
+    """
     _list_stream(ctx, number, "events", limit, as_json=as_json)
 
 
@@ -255,7 +261,12 @@ def list_events(
 def list_register(
     ctx: typer.Context, number: Number, limit: Limit = 50, as_json: Json = False
 ) -> None:
-    """List who changed an account's standing, when, why and by which order."""
+    """List who changed an account's standing, when, why and by which order.
+
+    \b
+    Example:
+      daybook accounts register C-1
+    """
     _list_stream(ctx, number, "register", limit, as_json=as_json)
 
 

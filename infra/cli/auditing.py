@@ -155,8 +155,8 @@ def replay_command(
 
 
 @audit_app.command("digest")
-def digest_command(ctx: typer.Context) -> None:
-    """Print the end of the log as one line; keep it outside the database.
+def digest_command(ctx: typer.Context, _as_json: Json = False) -> None:
+    """Print the end of the log as one line of JSON; keep it outside the database.
 
     A log that was cut off or rewritten later does not fit it: `audit verify --against`.
 
@@ -165,7 +165,7 @@ def digest_command(ctx: typer.Context) -> None:
       daybook audit digest >> /safe/place/digests.txt
     """
     with database(settings_in_use(ctx)) as url, psycopg.connect(url, autocommit=True) as conn:
-        typer.echo(audit.digest(conn).line())
+        typer.echo(audit.digest(conn).line())  # the same with and without --json
 
 
 def _line_of(against: str) -> str:

@@ -30,7 +30,12 @@ def add_to(app: typer.Typer) -> None:
 
 @books_app.command("list")
 def list_books(ctx: typer.Context, as_json: Json = False) -> None:
-    """List the books and their open days."""
+    """List the books and their open days.
+
+    \b
+    Example:
+      daybook books list
+    """
     with api(ctx) as client:
         items = client.get("/v1/books")["items"]
     if as_json:
@@ -89,7 +94,13 @@ def open_day(ctx: typer.Context, date: Annotated[dt.datetime, DAY], as_json: Jso
 
 @day_app.command("show")
 def show_day(ctx: typer.Context, as_json: Json = False) -> None:
-    """Show the book's open business date."""
+    """Show the book's open business date.
+
+    \b
+    Examples:
+      daybook day show
+      daybook --book main day show --json
+    """
     settings = settings_in_use(ctx)
     with api(ctx) as client:
         book = client.get(f"/v1/books/{settings.book}")

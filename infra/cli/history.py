@@ -137,12 +137,13 @@ def _show_refused(refused: CsvRefused, *, as_json: bool) -> None:
 def _show_report(report: ImportReport) -> None:
     what = "would be booked" if report.dry_run else "booked"
     rows = len(report.history.rows)
+    now = rows if report.dry_run else report.booked
     show_pairs(
         [
             ("file", f"{report.file} into book {report.book}"),
-            ("rows", f"{rows:,} good, {len(report.skipped):,} skipped"),
+            ("rows", f"{rows:,} good, {report.rows_skipped:,} skipped"),
             ("accounts", f"{report.accounts:,}, {report.accounts_opened:,} opened now"),
-            (what, f"{report.booked or rows:,} now, {report.replayed:,} by an earlier import"),
+            (what, f"{now:,} now, {report.replayed:,} by an earlier import"),
             (
                 "account days",
                 f"{report.history.days:,}, {report.history.days_reordered:,} reordered",

@@ -46,7 +46,12 @@ def create(
 
 @keys_app.command("list")
 def list_keys(ctx: typer.Context, as_json: Json = False) -> None:
-    """List keys: whose, what they permit, since when, whether revoked."""
+    """List keys: whose, what they permit, since when, whether revoked.
+
+    \b
+    Example:
+      daybook keys list
+    """
     with database(settings_in_use(ctx)) as url, psycopg.connect(url, autocommit=True) as conn:
         rows = conn.execute(SELECT_KEYS).fetchall()
     names = ("key_hash", "principal", "scopes", "book_id", "created_at", "revoked_at")
@@ -76,7 +81,12 @@ def revoke(
     principal: Annotated[str, typer.Argument(help="Whose keys.")],
     as_json: Json = False,
 ) -> None:
-    """Revoke every key of a principal; they are refused everywhere within seconds."""
+    """Revoke every key of a principal; they are refused everywhere within seconds.
+
+    \b
+    Example:
+      daybook keys revoke gateway
+    """
     with database(settings_in_use(ctx)) as url, psycopg.connect(url, autocommit=True) as conn:
         count = revoke_keys(conn, principal)
     if as_json:

@@ -68,7 +68,12 @@ def cut(
 def list_cuts(
     ctx: typer.Context, limit: Limit = 50, key: Key = None, as_json: Json = False
 ) -> None:
-    """List the days that were cut, newest first, and how many operations were open then."""
+    """List the days that were cut, newest first, and how many operations were open then.
+
+    \b
+    Example:
+      daybook day cuts
+    """
     with _client(ctx, key) as client:
         items = list(islice(client.pages("/v1/day-cuts"), limit or None))
     if as_json:
@@ -121,6 +126,10 @@ def reopen(
     """Propose to reopen the book from a date on; another principal must approve.
 
     Days that are cut stay cut. Needs scope `day`.
+
+    \b
+    Example:
+      daybook period reopen 2026-01-01
     """
     _propose(ctx, "reopen", date, note, key, as_json=as_json)
 
@@ -146,7 +155,12 @@ def reject(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Reject a proposal (scope `approve`); the maker may take the own one back (scope `day`)."""
+    """Reject a proposal (scope `approve`); the maker may take the own one back (scope `day`).
+
+    \b
+    Example:
+      daybook period reject PROPOSAL_ID --key …
+    """
     _decide(ctx, f"{change_id}:reject", {"note": note}, key, as_json=as_json)
 
 
@@ -154,7 +168,12 @@ def reject(
 def list_changes(
     ctx: typer.Context, limit: Limit = 50, key: Key = None, as_json: Json = False
 ) -> None:
-    """Show how far the book is closed and cut, and the proposals, newest first."""
+    """Show how far the book is closed and cut, and the proposals, newest first.
+
+    \b
+    Example:
+      daybook period list
+    """
     with _client(ctx, key) as client:
         standing = client.get("/v1/period-changes", limit=1)["data"]
         items = list(islice(_changes(client), limit or None))

@@ -123,11 +123,11 @@ def show_answer(answer: dict[str, Any], *, replayed: bool = False) -> None:
     status = answer["status"]
     how = f"would be {status}" if answer.get("dry_run") else status
     again = " (answered before)" if replayed else ""
-    out().print(
-        f"{how}{again}: operation {answer['operation_id']} at position {answer['position']}, "
-        f"day {answer['business_date']}, accounting {answer.get('accounting_status') or '–'}",
-        markup=False,
-    )
+    facts = [f"operation {answer['operation_id']}", f"day {answer['business_date']}"]
+    if not answer.get("dry_run"):
+        facts[0] += f" at position {answer['position']}"
+        facts.append(f"accounting {answer.get('accounting_status') or '–'}")
+    out().print(f"{how}{again}: {', '.join(facts)}", markup=False)
     show_table(
         ["account", "currency", "balance", "available", "held", "version"],
         [

@@ -150,7 +150,12 @@ def compare_command(
 
 @rebuild_app.command("list")
 def list_command(ctx: typer.Context, as_json: Json = False) -> None:
-    """List the old books that swaps have kept."""
+    """List the old books that swaps have kept.
+
+    \b
+    Example:
+      daybook rebuild list
+    """
     with database(settings_in_use(ctx)) as url, connect_to(url) as conn:
         kept = select_kept_books(conn)
     if as_json:
@@ -171,7 +176,12 @@ def drop_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Drop old books that swaps have kept, and what a killed rebuild has left."""
+    """Drop old books that swaps have kept, and what a killed rebuild has left.
+
+    \b
+    Example:
+      daybook rebuild drop
+    """
     with database(settings_in_use(ctx)) as url, connect_to(url) as conn:
         dropped = drop_old_schemas(conn, names or ())
     if as_json:

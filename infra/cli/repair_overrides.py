@@ -88,7 +88,13 @@ def list_overrides(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """List proposals that wait for a checker, oldest first; with `--all` also decided ones."""
+    """List proposals that wait for a checker, oldest first; with `--all` also decided ones.
+
+    \b
+    Examples:
+      daybook repair override list
+      daybook repair override list --all --json
+    """
     status = None if everything else "proposed"
     with _client(ctx, key) as client:
         items = list(islice(client.pages("/v1/overrides", status=status), limit or None))
@@ -117,7 +123,12 @@ def list_overrides(
 def show(
     ctx: typer.Context, override_id: OverrideId, key: Key = None, as_json: Json = False
 ) -> None:
-    """Show a proposal with its lines, its maker, and who approved or rejected it."""
+    """Show a proposal with its lines, its maker, and who approved or rejected it.
+
+    \b
+    Example:
+      daybook repair override show PROPOSAL_ID
+    """
     with _client(ctx, key) as client:
         found = client.get(f"/v1/overrides/{override_id}")["data"]
     if as_json:
@@ -164,6 +175,10 @@ def reject(
     """Reject a proposal; the maker may take the own one back.
 
     Needs scope `approve`, for one's own `repair`.
+
+    \b
+    Example:
+      daybook repair override reject PROPOSAL_ID --note "wrong subject"
     """
     path = f"/v1/overrides/{override_id}:reject"
     with _client(ctx, key) as client:

@@ -100,6 +100,10 @@ def api_command(
     """Run one API process (production: as many as wanted behind a balancer).
 
     Needs a migrated database: DAYBOOK_DATABASE_URL, `daybook migrate`.
+
+    \b
+    Example:
+      DAYBOOK_DATABASE_URL=postgresql://… daybook api
     """
     # Only this command needs the HTTP application; every other process starts without it.
     from infra.connection_bounds import allow_connections
@@ -123,6 +127,10 @@ def consume_command(
     """Run one consumer: operations become vouchers and balances.
 
     On the log bus one consumer works at a time; on Kafka as many as there are partitions.
+
+    \b
+    Example:
+      DAYBOOK_DATABASE_URL=postgresql://… DAYBOOK_BUS=kafka daybook consume
     """
     settings = begin(ctx, parent_pid, metrics_port=metrics_port)
     counts = Counts()
@@ -148,7 +156,12 @@ def consume_command(
 def relay_command(
     ctx: typer.Context, metrics_port: MetricsPort = None, parent_pid: ParentPid = None
 ) -> None:
-    """Run the relay: the log's operations and decisions go to Kafka. One is active at a time."""
+    """Run the relay: the log's operations and decisions go to Kafka. One is active at a time.
+
+    \b
+    Example:
+      DAYBOOK_DATABASE_URL=postgresql://… DAYBOOK_KAFKA_BOOTSTRAP=k:9092 daybook relay
+    """
     settings = begin(ctx, parent_pid, metrics_port=metrics_port)
     counts = RelayCounts()
     with working(settings, "relay", counts) as (url, stop):
@@ -173,7 +186,12 @@ def relay_command(
 def results_command(
     ctx: typer.Context, metrics_port: MetricsPort = None, parent_pid: ParentPid = None
 ) -> None:
-    """Run the results consumer: accounting statuses go from Kafka back to the ledger."""
+    """Run the results consumer: accounting statuses go from Kafka back to the ledger.
+
+    \b
+    Example:
+      DAYBOOK_DATABASE_URL=postgresql://… DAYBOOK_KAFKA_BOOTSTRAP=k:9092 daybook results
+    """
     settings = begin(ctx, parent_pid, metrics_port=metrics_port)
     counts = ResultsCounts()
     with working(settings, "results", counts) as (url, stop):

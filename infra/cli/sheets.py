@@ -133,6 +133,11 @@ def identity_command(
     """Show the identity: booked = vouchered + parked + waiting + non-posting, per currency.
 
     Exit code 0 when it holds, 1 when it does not.
+
+    \b
+    Examples:
+      daybook identity
+      daybook identity --min-position 120 --json
     """
     with api(ctx) as client:
         answer = client.get("/v1/identity", min_position=min_position)

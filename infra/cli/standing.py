@@ -33,6 +33,10 @@ def close(ctx: typer.Context, number: Number, reason: Reason = "", as_json: Json
 
     That is: a balance, a hold, a freeze, an open account below it, an operation that accounting
     has not ended.
+
+    \b
+    Example:
+      daybook accounts close C-1 --reason "moved to another bank"
     """
     change_account(
         ctx,
@@ -78,7 +82,12 @@ def unfreeze(
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Lift a freeze; only the authority that froze may."""
+    """Lift a freeze; only the authority that froze may.
+
+    \b
+    Example:
+      daybook accounts unfreeze C-1 --freeze-id 2026-17 --authority Court --order 2026-31
+    """
     change = op.UnfreezeAccount(
         operation_id=new_operation_id(),
         freeze_id=freeze_id,
@@ -93,7 +102,12 @@ def unfreeze(
 def report_loss(
     ctx: typer.Context, number: Number, reason: Reason = "", as_json: Json = False
 ) -> None:
-    """Report the owner's instrument lost: money out stops."""
+    """Report the owner's instrument lost: money out stops.
+
+    \b
+    Example:
+      daybook accounts report-loss C-1 --reason "card stolen"
+    """
     change = op.ReportLoss(operation_id=new_operation_id(), reason=reason)
     change_account(ctx, number, change, as_json=as_json)
 
@@ -102,7 +116,12 @@ def report_loss(
 def report_found(
     ctx: typer.Context, number: Number, reason: Reason = "", as_json: Json = False
 ) -> None:
-    """Lift a report of loss."""
+    """Lift a report of loss.
+
+    \b
+    Example:
+      daybook accounts report-found C-1 --reason "card found"
+    """
     change = op.ReportFound(operation_id=new_operation_id(), reason=reason)
     change_account(ctx, number, change, as_json=as_json)
 
@@ -121,7 +140,14 @@ def payment_status(
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Set the payment status: who may pay in and out."""
+    """Set the payment status: who may pay in and out.
+
+    \b
+    Examples:
+      daybook accounts payment-status C-1 receive_only
+      daybook accounts payment-status C-1 partial_stop --stopped 100.00 --allow fee
+      daybook accounts payment-status C-1 normal
+    """
     if status not in STATUSES:
         raise typer.BadParameter(f"a payment status is {', '.join(STATUSES)}")
     change = op.SetPaymentStatus(
@@ -142,7 +168,12 @@ def reserve(
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Set the amount that must stay for agreed direct debits."""
+    """Set the amount that must stay for agreed direct debits.
+
+    \b
+    Example:
+      daybook accounts reserve C-1 30.00 --reason "telephone, monthly"
+    """
     change = op.SetReserve(
         operation_id=new_operation_id(),
         reserve_minor=_minor(ctx, number, amount) or 0,
@@ -229,7 +260,13 @@ def limit(
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Limit a business type on an account; without amounts the limit is lifted."""
+    """Limit a business type on an account; without amounts the limit is lifted.
+
+    \b
+    Examples:
+      daybook accounts limit C-1 withdrawal --per-operation 500.00 --per-day 2000.00
+      daybook accounts limit C-1 withdrawal --per-day-count 3
+    """
     change = op.SetLimit(
         operation_id=new_operation_id(),
         business_type=business_type,
@@ -250,7 +287,12 @@ def inquiry(
     reason: Reason,
     as_json: Json = False,
 ) -> None:
-    """Write a court's or authority's inquiry into the register; it changes nothing else."""
+    """Write a court's or authority's inquiry into the register; it changes nothing else.
+
+    \b
+    Example:
+      daybook accounts inquiry C-1 --authority Court --order 2026-17 --reason "balance asked"
+    """
     change = op.RegisterInquiry(
         operation_id=new_operation_id(),
         authority=authority,

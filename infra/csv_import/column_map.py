@@ -207,4 +207,5 @@ def _text_of(name: str) -> str:
         return Path(name).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         shipped = ", ".join(shipped_maps())
-        raise ColumnMapRefused(f"{name}: {error} (shipped maps: {shipped})", file=name) from error
+        why = getattr(error, "strerror", None) or str(error)
+        raise ColumnMapRefused(f"{name}: {why} (shipped maps: {shipped})", file=name) from error

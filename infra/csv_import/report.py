@@ -79,6 +79,11 @@ class ImportReport:
         return not self.skipped and not self.refused
 
     @property
+    def rows_skipped(self) -> int:
+        """Count the rows that were left out; one row may have several errors."""
+        return len({error.line for error in self.skipped})
+
+    @property
     def agrees(self) -> bool:
         """Tell whether the import is complete and every difference is explained."""
         return self.complete and not self.unexplained and not self.final_differences

@@ -59,7 +59,11 @@ def read_csv(path: Path, column_map: ColumnMap) -> CsvFile:
         lines = _physical_lines(path, column_map)
         header = next(lines, None)
     except OSError as error:
-        return CsvFile(path.name, (), (_file_error(path, RowErrorCode.FILE_MISSING, str(error)),))
+        return CsvFile(
+            path.name,
+            (),
+            (_file_error(path, RowErrorCode.FILE_MISSING, error.strerror or str(error)),),
+        )
     except UnicodeDecodeError as error:
         return CsvFile(path.name, (), (_file_error(path, RowErrorCode.UNDECODABLE, str(error)),))
     if header is None:

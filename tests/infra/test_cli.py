@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from infra.cli import app
 from infra.cli.exit_codes import ExitCode
@@ -30,15 +32,28 @@ def test_help_teaches_with_examples(daybook: Daybook) -> None:
     assert "Exit codes" in daybook("--help").out
 
 
-def test_every_command_says_what_it_is_for(daybook: Daybook) -> None:
-    from typer.main import get_command
-
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every group and command with its words."""
     pending: list[tuple[list[str], Any]] = [([], get_command(app))]
     while pending:
         words, command = pending.pop()
-        assert command.help, f"daybook {' '.join(words)} has no help"
+        yield " ".join(["daybook", *words]), command
         children = getattr(command, "commands", {})
         pending += [([*words, name], child) for name, child in children.items()]
+
+
+RUNS_ON = {"serve", "api", "consume", "relay", "results", "day keep"}  # they print no answer
+
+
+def test_every_command_says_what_it_is_for_with_an_example_and_speaks_json() -> None:
+    for words, command in commands():
+        assert command.help, f"{words} has no help"
+        if getattr(command, "commands", None) and not command.invoke_without_command:
+            continue
+        _, _, examples = command.help.partition("Example")
+        assert words.removeprefix("daybook ") in examples, f"{words} shows no example"
+        speaks_json = any("--json" in each.opts for each in command.params)
+        assert speaks_json or words.removeprefix("daybook ") in RUNS_ON, f"{words} has no --json"
 
 
 def test_settings_shows_every_variable_with_its_meaning(daybook: Daybook) -> None:
@@ -232,6 +247,7 @@ def test_the_audit_gives_one_verdict_and_fits_the_digest_kept_outside(
 ) -> None:
     digest = tmp_path / "digest.txt"
     digest.write_text(daybook("audit", "digest").out)
+    assert daybook("audit", "digest", "--json").json == json.loads(digest.read_text())
     open_customer(daybook, "C-audit")
     daybook("post", "recharge", "--id", "audit-1", "--credit", "C-audit=3.00")
     daybook("trial-balance", "--operation", "audit-1")
@@ -339,8 +355,11 @@ def test_a_bank_file_is_imported_once_and_its_balances_agree(
     first = daybook(*words)
     assert first.code == ExitCode.OK, first.out + first.err
     assert "opened book bank" in first.err
+    assert "2 now, 0 by an earlier import" in first.out
     second = daybook(*words, "--json").json
     assert (second["booked"], second["replayed"], second["agrees"]) == (0, 2, True)
+    # It said "2 now" of an import that booked nothing.
+    assert "0 now, 2 by an earlier import" in daybook(*words).out
 
 
 def test_a_bad_bank_file_is_refused_whole_by_file_line_and_column(
@@ -351,6 +370,13 @@ def test_a_bad_bank_file_is_refused_whole_by_file_line_and_column(
     assert refused.code == ExitCode.USAGE
     assert "amount" in refused.out
     assert "nothing was imported" in refused.out
+
+
+def test_rows_left_out_of_a_bank_file_are_counted_as_rows(daybook: Daybook, tmp_path: Path) -> None:
+    """Two errors of one row were two rows."""
+    file, column_map = write_bank_file(tmp_path, bad_row="3,2001-13-03,abc,7.00\n")
+    words = ("import", "csv", str(file), "--map", str(column_map), "--into", "bank-skipped")
+    assert "2 good, 1 skipped" in daybook(*words, "--skip-bad").out
 
 
 def write_bank_file(folder: Path, bad_row: str = "") -> tuple[Path, Path]:
@@ -399,6 +425,18 @@ def test_usage_errors_exit_2_and_name_what_is_wrong(daybook: Daybook, tmp_path: 
     assert daybook("post", "fee", "--debit", "C-1=1.005").code == ExitCode.USAGE
     assert daybook("post", "--file", str(tmp_path / "missing.json")).code == ExitCode.USAGE
     assert daybook("no-such-command").code == ExitCode.USAGE
+    no_map = daybook("import", "csv", "any.csv", "--map", str(tmp_path / "no.toml"))
+    assert no_map.code == ExitCode.USAGE
+    assert "No such file or directory (shipped maps: berka)" in no_map.err
+
+
+def test_a_wrong_setting_exits_2_and_names_its_variable(
+    daybook: Daybook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_PROCESSES", "many")
+    wrong = daybook("status")
+    assert wrong.code == ExitCode.USAGE
+    assert wrong.err.startswith("daybook: settings: DAYBOOK_PROCESSES: Input should be a valid int")
 
 
 def test_unknown_things_exit_4(daybook: Daybook) -> None:

@@ -360,6 +360,14 @@ def test_an_account_that_breaks_its_schema_is_refused(
             {"command": "payment_status", "payment_status": "partial_stop", "partial_types": ["g"]},
             "unknown_business_type",
         ),
+        (
+            {"command": "payment_status", "payment_status": "normal", "partial_types": ["fee"]},
+            "invalid_request",
+        ),
+        (
+            {"command": "payment_status", "payment_status": "blocked", "partial_amount": 0},
+            "invalid_request",
+        ),
         ({"command": "reserve", "reserve": -1}, "invalid_amount"),
         ({"command": "reserve", "reserve": 1, "colour": "red"}, "unknown_field"),
     ],
