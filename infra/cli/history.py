@@ -187,8 +187,9 @@ def _more(unexplained: int) -> str | None:
 
 
 def _verdict(report: ImportReport, unexplained: int) -> str:
+    are = "would be" if report.dry_run else "is"
     if report.agrees:
-        return "every row is in the ledger, and every difference is explained"
+        return f"every row {are} in the ledger, and every difference is explained"
     if report.complete and not report.final_differences:
-        return f"every row is in the ledger; {unexplained:,} differ without an explanation"
-    return "NOT every row is in the ledger as the file has it"
+        return f"every row {are} in the ledger; {unexplained:,} differ without an explanation"
+    return f"NOT every row {are} in the ledger as the file has it"

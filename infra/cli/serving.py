@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Annotated
@@ -113,6 +114,7 @@ def api_command(
     refuse_schema(_database_url(settings))
     allow_connections()
     server = DrainingServer(settings)
+    exit_on_signals()
     if fd is None:
         server.run()
     else:
@@ -212,6 +214,12 @@ def stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     return stop
+
+
+def exit_on_signals() -> None:
+    """Let SIGTERM and SIGINT end this process with code 0; uvicorn drains, then raises them."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: sys.exit(ExitCode.OK))
 
 
 def begin(ctx: typer.Context, parent_pid: int | None, **overrides: object) -> Settings:

@@ -351,7 +351,9 @@ def test_a_bank_file_is_imported_once_and_its_balances_agree(
 ) -> None:
     file, column_map = write_bank_file(tmp_path)
     words = ("import", "csv", str(file), "--map", str(column_map))
-    assert daybook(*words, "--dry-run").code == ExitCode.OK
+    tried = daybook(*words, "--dry-run")
+    assert tried.code == ExitCode.OK
+    assert "every row would be in the ledger" in tried.out
     first = daybook(*words)
     assert first.code == ExitCode.OK, first.out + first.err
     assert "opened book bank" in first.err
