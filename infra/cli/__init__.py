@@ -16,6 +16,7 @@ import psycopg
 import typer
 from kafka.errors import KafkaError
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from accounting.decisions import DecisionRefused
 from infra.backup import BackupRefused
@@ -157,18 +158,17 @@ def exit_code_of(error: BaseException) -> ExitCode | None:
 
 def words_of(error: BaseException) -> str:
     """Say a foreseen error in a line."""
-    if isinstance(
-        error, ValidationError
-    ):  # of the settings: name the variables, as people set them
-        wrong = [
-            f"{'_'.join(('DAYBOOK', *map(str, each['loc']))).upper()}: {each['msg']}"
-            for each in error.errors()
-        ]
-        return f"settings: {'; '.join(wrong)}"
+    if isinstance(error, ValidationError):  # of the settings: people set variables
+        return f"settings: {'; '.join(map(_wrong_setting, error.errors()))}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     code = getattr(error, "code", "") or type(error).__name__
     return f"{code}: {getattr(error, 'detail', '') or error}"
+
+
+def _wrong_setting(wrong: ErrorDetails) -> str:
+    name = "_".join(("DAYBOOK", *map(str, wrong["loc"]))).upper()
+    return f"{name}: {wrong['msg']}" if wrong["loc"] else wrong["msg"]
 
 
 def main(run: Callable[[], object] = app) -> None:

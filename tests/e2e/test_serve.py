@@ -212,5 +212,5 @@ def test_a_wrong_setting_is_named_and_exits_as_usage(broken: str) -> None:
         check=False,
     )
     assert done.returncode == ExitCode.USAGE
-    assert "port" in done.stderr
+    assert "DAYBOOK_PORT" in done.stderr
     assert "Traceback" not in done.stderr

@@ -439,6 +439,10 @@ def test_a_wrong_setting_exits_2_and_names_its_variable(
     wrong = daybook("status")
     assert wrong.code == ExitCode.USAGE
     assert wrong.err.startswith("daybook: settings: DAYBOOK_PROCESSES: Input should be a valid int")
+    monkeypatch.setenv("DAYBOOK_PROCESSES", "1")
+    monkeypatch.setenv("DAYBOOK_BACKLOG_OPERATIONS_HARD", "1")
+    unwarned = daybook("status").err
+    assert unwarned.startswith("daybook: settings: Value error, a hard limit of the backlog must")
 
 
 def test_unknown_things_exit_4(daybook: Daybook) -> None:
