@@ -7,6 +7,7 @@ no error a user can cause shows a traceback.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -172,15 +173,19 @@ def _wrong_setting(wrong: ErrorDetails) -> str:
 
 
 def main(run: Callable[[], object] = app) -> None:
-    """Run the command line; turn foreseen errors into one line and their exit code."""
+    """Run the command line; turn foreseen errors into one line and their exit code.
+
+    A defect keeps its traceback and exits 70.
+    """
     try:
         run()
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(ExitCode.OK)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a defect, too, ends with a code of its own
         code = exit_code_of(error)
-        if code is None:
-            raise
+        if code is None:  # Python's own 1 would be read as a negative verdict
+            traceback.print_exc()
+            sys.exit(ExitCode.DEFECT)
         say(f"daybook: {words_of(error)}")
         sys.exit(code)

@@ -240,7 +240,7 @@ def open_account(
         parent=parent,
         credit_limit_minor=limit_minor,
     )
-    _send(ctx, "/v1/accounts", request, as_json=as_json)
+    send(ctx, "/v1/accounts", request, as_json=as_json)
 
 
 @accounts_app.command("events")
@@ -282,11 +282,12 @@ def _list_stream(ctx: typer.Context, number: str, name: str, limit: int, *, as_j
     facts = [(item, item["fact"]) for item in items]
     if name == "register":
         show_table(
-            ["version", "event", "booked at", "who", "authority", "order", "reason"],
+            ["version", "event", "what", "booked at", "who", "authority", "order", "reason"],
             [
                 (
                     item["version"],
                     item["event"],
+                    _what(fact, currency),
                     fact["booked_at"],
                     item.get("principal") or fact.get("principal"),
                     fact.get("authority"),
@@ -317,14 +318,50 @@ def _list_stream(ctx: typer.Context, number: str, name: str, limit: int, *, as_j
     )
 
 
+# What a fact of the register says, in words; amounts are money in the account's currency.
+SAID = {
+    "amount": "",
+    "freeze_id": "freeze ",
+    "payment_status": "",
+    "partial_types": "but for ",
+    "partial_amount": "or above ",
+    "reserve": "",
+    "credit_limit": "",
+    "business_type": "",
+    "per_operation": "each ",
+    "per_day_amount": "a day ",
+    "per_day_count": "times a day ",
+    "buffer_ms": "within ms ",
+    "directions": "",
+    "agreement": "agreement ",
+    "valid_from": "from ",
+    "valid_to": "to ",
+}
+AMOUNTS = {"amount", "partial_amount", "reserve", "credit_limit", "per_operation", "per_day_amount"}
+
+
+def _what(fact: dict[str, Any], currency: str) -> str:
+    """Say what an entry of the register has set."""
+    said = []
+    for name, words in SAID.items():
+        value = fact.get(name)
+        of_leg = name == "business_type" and "leg_no" in fact  # the leg's own, nothing was set
+        if value is None or value in ("", []) or of_leg:
+            continue
+        text = ", ".join(value) if isinstance(value, list) else str(value)
+        said.append(words + (money(value, currency) if name in AMOUNTS else text))
+    return "; ".join(said)
+
+
 def change_account(
     ctx: typer.Context, number: str, change: op.Change, *, as_json: bool = False
 ) -> None:
     """Send one change of an account's standing."""
-    _send(ctx, f"{_path(number)}/commands", change, as_json=as_json)
+    send(ctx, f"{_path(number)}/commands", change, as_json=as_json)
 
 
-def _send(ctx: typer.Context, path: str, body: object, *, as_json: bool) -> None:
+def send(ctx: typer.Context, path: str, body: object, *, as_json: bool) -> None:
+    """Send what is booked or rejected, and show which."""
     with api(ctx) as client:
         try:
             given = client.post(path, body)

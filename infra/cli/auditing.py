@@ -18,6 +18,7 @@ from infra.audit import Verdict
 from infra.cli.console import Json, money, out, progress_bar, show_json, show_pairs, show_table
 from infra.cli.context import database, settings_in_use
 from infra.cli.exit_codes import ExitCode
+from infra.cli.operation_text import instant_of
 
 audit_app = typer.Typer(
     help="Prove that nothing was changed or lost, and that the books follow the ledger.",
@@ -115,7 +116,7 @@ def replay_command(
       daybook audit replay C-00001 --at 2026-01-30T12:00:00Z --json
     """
     settings = settings_in_use(ctx)
-    instant = None if at is None else _instant(at)
+    instant = None if at is None else instant_of(at)
     date = None if at_date is None else at_date.date()
     with database(settings) as url, psycopg.connect(url, autocommit=True) as conn:
         found = audit.replay(
@@ -173,10 +174,3 @@ def _line_of(against: str) -> str:
         return against
     lines = Path(against).read_text("utf-8").split("\n")
     return next((line for line in reversed(lines) if line.strip()), "")
-
-
-def _instant(text: str) -> dt.datetime:
-    try:
-        return dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no instant") from error

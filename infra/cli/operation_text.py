@@ -6,6 +6,7 @@ than its currency has is refused, never rounded.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import secrets
 import time
@@ -13,6 +14,7 @@ import uuid
 from collections.abc import Iterable
 from typing import cast
 
+import msgspec
 import typer
 
 from ledger.errors import InvalidRequest
@@ -52,6 +54,17 @@ def leg_of(kind: str, text: str, currency: str) -> Leg:
     return Leg(cast("LegKind", kind), account, minor, currency, hold_id=hold_id or None)
 
 
+def instant_of(text: str) -> dt.datetime:
+    """Read an instant with its UTC offset. Raises `BadParameter`."""
+    try:
+        instant = dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no instant") from error
+    if instant.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} has no UTC offset: write 2026-01-31T12:00:00Z")
+    return instant
+
+
 def operation_of(
     business_type: str,
     *,
@@ -62,8 +75,11 @@ def operation_of(
     operation_id: str | None = None,
     original: str | None = None,
     description: str | None = None,
+    expires_at: str | None = None,
 ) -> Operation:
     """Return the operation of command line options; `legs` are (kind, text) in order.
+
+    `expires_at`, an instant with its UTC offset, is that of every hold it opens.
 
     Raises `BadParameter` for what cannot be read.
     """
@@ -71,9 +87,16 @@ def operation_of(
     for text in amounts:
         name, _, figure = text.partition("=")
         named[name] = RequestedAmount(minor_of(figure, currency), currency)
+    instant = None if expires_at is None else instant_of(expires_at)
+    said = [leg_of(kind, text, currency) for kind, text in legs]
+    if instant is not None and not any(leg.kind == "hold" for leg in said):
+        raise typer.BadParameter("--expires-at is for --hold")
     operation = Operation(
         business_type,
-        tuple(leg_of(kind, text, currency) for kind, text in legs),
+        tuple(
+            msgspec.structs.replace(leg, expires_at=instant) if leg.kind == "hold" else leg
+            for leg in said
+        ),
         operation_id or new_operation_id(),
         amounts=named,
         orders=_orders(orders),

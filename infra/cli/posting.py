@@ -41,6 +41,9 @@ def post_command(
     credit: Legs = None,
     debit: Legs = None,
     hold: HoldLegs = None,
+    expires_at: Annotated[
+        str | None, typer.Option(help="When the holds expire: 2026-01-31T12:00:00Z.")
+    ] = None,
     release: HoldLegs = None,
     capture: HoldLegs = None,
     amount: Annotated[
@@ -91,6 +94,7 @@ def post_command(
         operation_id=operation_id,
         original=original,
         description=description,
+        expires_at=expires_at,
     )
     with api(ctx) as client:
         _post_one(client, operation, dry_run=dry_run, as_json=as_json)

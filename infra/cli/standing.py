@@ -6,11 +6,20 @@ Invariant: each is one request of `ledger/operation.py`; what a register needs i
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
+import msgspec
 import typer
 
-from infra.cli.accounts import Authority, Number, Order, Reason, accounts_app, change_account
+from infra.cli.accounts import (
+    Authority,
+    Number,
+    Order,
+    Reason,
+    accounts_app,
+    change_account,
+    send,
+)
 from infra.cli.console import Json
 from infra.cli.context import api
 from infra.cli.operation_text import minor_of, new_operation_id
@@ -24,6 +33,7 @@ def add_to(app: typer.Typer) -> None:
 
 FIRST_DAY = typer.Option(formats=["%Y-%m-%d"], help="First day of the agreement.")
 LAST_DAY = typer.Option(formats=["%Y-%m-%d"], help="Last day of the agreement.")
+FROZEN_AMOUNT = typer.Option(help="This amount only, in major units (needs scope `post`).")
 STATUSES = ("normal", "receive_only", "blocked", "partial_stop")
 
 
@@ -54,14 +64,20 @@ def freeze(
     order: Order,
     reason: Reason,
     freeze_id: Annotated[str | None, typer.Option(help="Default: the order's number.")] = None,
+    amount: Annotated[str | None, FROZEN_AMOUNT] = None,
     as_json: Json = False,
 ) -> None:
-    """Freeze a whole account by an authority's order.
+    """Freeze a whole account, or an amount on it, by an authority's order.
 
     \b
-    Example:
+    Examples:
       daybook accounts freeze C-1 --authority Court --order 2026-17 --reason Preservation
+      daybook accounts freeze C-1 --amount 500.00 --authority Court --order 2026-18 --reason Debt
     """
+    if amount is not None:
+        leg = _frozen_leg(ctx, "freeze", number, amount, (freeze_id or order, authority, order))
+        _post_leg(ctx, msgspec.structs.replace(leg, reason=reason), as_json=as_json)
+        return
     change = op.FreezeAccount(
         operation_id=new_operation_id(),
         freeze_id=freeze_id or order,
@@ -80,14 +96,20 @@ def unfreeze(
     order: Order,
     freeze_id: Annotated[str, typer.Option(help="The freeze to lift.")],
     reason: Reason = "",
+    amount: Annotated[str | None, FROZEN_AMOUNT] = None,
     as_json: Json = False,
 ) -> None:
-    """Lift a freeze; only the authority that froze may.
+    """Lift a freeze of the account, or of an amount (all or part); only the same authority may.
 
     \b
-    Example:
+    Examples:
       daybook accounts unfreeze C-1 --freeze-id 2026-17 --authority Court --order 2026-31
+      daybook accounts unfreeze C-1 --amount 500 --freeze-id 2026-18 --authority Court --order 9
     """
+    if amount is not None:
+        leg = _frozen_leg(ctx, "unfreeze", number, amount, (freeze_id, authority, order))
+        _post_leg(ctx, msgspec.structs.replace(leg, reason=reason or None), as_json=as_json)
+        return
     change = op.UnfreezeAccount(
         operation_id=new_operation_id(),
         freeze_id=freeze_id,
@@ -300,6 +322,34 @@ def inquiry(
         reason=reason,
     )
     change_account(ctx, number, change, as_json=as_json)
+
+
+def _frozen_leg(
+    ctx: typer.Context,
+    kind: Literal["freeze", "unfreeze"],
+    number: str,
+    amount: str,
+    who: tuple[str, str, str],
+) -> op.Leg:
+    """Say a leg that freezes or lifts an amount; `who`: freeze id, authority, order."""
+    with api(ctx) as client:
+        currency = client.get(f"/v1/accounts/{number}")["currency"]
+    freeze_id, authority, order = who
+    return op.Leg(
+        kind,
+        number,
+        minor_of(amount, currency),
+        currency,
+        freeze_id=freeze_id,
+        authority=authority,
+        order_number=order,
+    )
+
+
+def _post_leg(ctx: typer.Context, leg: op.Leg, *, as_json: bool) -> None:
+    """Book a leg as an operation of its own, whose business type has the leg's name."""
+    operation = op.Operation(leg.kind, (leg,), new_operation_id())
+    send(ctx, "/v1/operations", operation, as_json=as_json)
 
 
 def _minor(ctx: typer.Context, number: str, text: str | None) -> int | None:

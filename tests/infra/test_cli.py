@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from infra.cli import app
+from infra.cli import app, main
 from infra.cli.exit_codes import ExitCode
 from tests.infra.commands import Daybook
 
@@ -157,6 +157,27 @@ def test_standing_changes_go_into_the_register(daybook: Daybook) -> None:
     assert {"CourtInquiryRegistered", "AccountFrozen"} <= set(events)
 
 
+def test_an_amount_is_frozen_and_lifted_by_the_same_authority(daybook: Daybook) -> None:
+    """Only a whole account could be frozen by command, though most orders name an amount."""
+    open_customer(daybook, "C-amount")
+    daybook("post", "recharge", "--credit", "C-amount=10.00")
+    words = ("C-amount", "--amount")
+    order = ("--order", "17", "--authority")
+    frozen = daybook("accounts", "freeze", *words, "4.00", *order, "Court", "--reason", "Debt")
+    assert frozen.code == ExitCode.OK, frozen.err
+    shown = daybook("accounts", "show", "C-amount", "--json").json
+    assert (shown["frozen"], shown["available"]) == (400, 600)
+    lift = ("accounts", "unfreeze", *words, "1.00", "--freeze-id", "17", *order)
+    other = daybook(*lift, "Police")
+    assert (other.code, "other_authority" in other.out) == (ExitCode.NO, True)
+    assert daybook(*lift, "Court").code == ExitCode.OK
+    assert daybook("accounts", "show", "C-amount", "--json").json["frozen"] == 300
+    daybook("accounts", "limit", "C-amount", "fee", "--per-operation", "5.00")
+    register = daybook("accounts", "register", "C-amount").out
+    assert "4.00; freeze 17" in register
+    assert "fee; each 5.00" in register
+
+
 def test_a_hot_account_accepts_and_shows_what_waits_beside_its_balance(daybook: Daybook) -> None:
     open_customer(daybook, "M-hot")
     words = ("accounts", "buffer", "M-hot", "60000", "--agreement", "A-7", "--valid-to")
@@ -267,7 +288,9 @@ def test_replay_shows_the_balance_at_a_version_and_what_made_it(daybook: Daybook
     assert "3 events made this balance" in now.out
     assert daybook("audit", "replay", "C-nobody").code == ExitCode.REFUSED
     assert daybook("audit", "replay", "C-replay", "--at-version", "99").code == ExitCode.REFUSED
-    assert daybook("audit", "replay", "C-replay", "--at", "noon").code == ExitCode.USAGE
+    for no_instant in ("noon", "2026-01-30T12:00:00"):
+        bad = daybook("audit", "replay", "C-replay", "--at", no_instant)
+        assert bad.code == ExitCode.USAGE
 
 
 def test_rebuild_gives_the_same_books(daybook: Daybook) -> None:
@@ -443,6 +466,18 @@ def test_a_wrong_setting_exits_2_and_names_its_variable(
     monkeypatch.setenv("DAYBOOK_BACKLOG_OPERATIONS_HARD", "1")
     unwarned = daybook("status").err
     assert unwarned.startswith("daybook: settings: Value error, a hard limit of the backlog must")
+
+
+def test_a_defect_exits_70_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """It exited 1, which says that something was rejected or differs."""
+
+    def broken() -> None:
+        raise ZeroDivisionError("a defect")
+
+    with pytest.raises(SystemExit) as ended:
+        main(broken)
+    assert ended.value.code == ExitCode.DEFECT
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_unknown_things_exit_4(daybook: Daybook) -> None:

@@ -46,6 +46,19 @@ def test_an_amount_that_is_not_exact_is_refused_and_never_rounded(text: str, cur
         minor_of(text, currency)
 
 
+def test_holds_may_expire_and_nothing_else() -> None:
+    words = {"amounts": (), "currency": "CNY", "operation_id": "h-1"}
+    legs = [("debit", "C-1=1.00"), ("hold", "C-1=2.00@H-1")]
+    made = operation_of("hold", legs=legs, expires_at="2026-01-31T12:00:00+08:00", **words)
+    expiries = [leg.expires_at and leg.expires_at.isoformat() for leg in made.legs]
+    assert expiries == [None, "2026-01-31T12:00:00+08:00"]
+    for without in ("2026-01-31T12:00:00", "noon"):
+        with pytest.raises(typer.BadParameter):
+            operation_of("hold", legs=legs, expires_at=without, **words)
+    with pytest.raises(typer.BadParameter):
+        operation_of("fee", legs=legs[:1], expires_at="2026-01-31T12:00:00Z", **words)
+
+
 def test_a_leg_is_account_and_amount_and_for_holds_the_hold() -> None:
     assert leg_of("credit", "C-1=100.00", "CNY") == Leg("credit", "C-1", 10_000, "CNY")
     held = Leg("hold", "C-1", 5_000, "CNY", hold_id="H-1")
