@@ -17,6 +17,7 @@ from ledger.api_gate import Api, book_of
 from ledger.api_operations import post_batch, post_one
 from ledger.cursors import PAGE_SIZE, PAGE_SIZE_MAX, number_after, text_after
 from ledger.errors import InvalidRequest, NotFound
+from ledger.operation import CloseAccount
 from ledger.reads import (
     FILTERS,
     select_account,
@@ -24,6 +25,7 @@ from ledger.reads import (
     select_freezes,
     select_holds,
 )
+from ledger.recall import select_ended_through
 from ledger.stream_reads import EventPage, select_account_events, select_register
 
 _NUMBER = re.compile(r"[!-.0-~]{1,71}")  # 64, and those of buffer accounts
@@ -56,10 +58,14 @@ async def change_account(api: Api, call: Call) -> Reply:
     call.media_type(JSON_TYPES)
     dry_run = call.flags("dry_run")["dry_run"]
     raw = await call.body(api.limits)
-    submission = api.parser.change(
-        raw, call.operation_id, book_of(api, call), call.principal, _number(call)
+    book_id, number = book_of(api, call), _number(call)
+    submission = api.parser.change(raw, call.operation_id, book_id, call.principal, number)
+    ended = None
+    if isinstance(submission.body, CloseAccount):
+        ended = await api.store.call(select_ended_through, book_id, number)
+    submission = msgspec.structs.replace(
+        submission, if_version=_if_version(call), ended_through=ended
     )
-    submission = msgspec.structs.replace(submission, if_version=_if_version(call))
     return await post_one(api, submission, dry_run=dry_run, status=200)
 
 

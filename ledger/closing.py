@@ -14,6 +14,11 @@ from ledger.events import OperationBooked
 from ledger.job import Loaded, Recorded
 
 
+def may_be_closed(account: Account) -> bool:
+    """Tell whether its operations matter for closing it: else something of itself is in the way."""
+    return account.status == "open" and not (account.balance_minor or account.holds)
+
+
 def has_unended(number: str, loaded: Loaded, recorded: Iterable[Recorded]) -> bool:
     """Tell whether accounting has still to end an operation that touched the account."""
     ours = {number, buffer_number(number)}

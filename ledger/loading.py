@@ -15,6 +15,7 @@ from psycopg import Cursor
 from ledger.account import Account
 from ledger.buffers import buffer_number
 from ledger.business_types import BusinessTypes
+from ledger.closing import may_be_closed
 from ledger.errors import UnknownName
 from ledger.heads import HeadCache, current_accounts_in_tx
 from ledger.job import Job, Loaded, Missing, command_account
@@ -32,10 +33,13 @@ SELECT_BOOK = """
 
 
 class Wanted(msgspec.Struct):
-    """Which accounts, ids and originals the jobs of a batch read."""
+    """Which accounts, ids and originals the jobs of a batch read.
+
+    `closing`: by account to be closed, up to which versions its operations are known to have ended.
+    """
 
     accounts: set[str]
-    closing: set[str]
+    closing: dict[str, dict[str, int]]
     operation_ids: list[str]
     originals: set[str]
     hold_legs: list[tuple[str, str]]
@@ -43,7 +47,7 @@ class Wanted(msgspec.Struct):
     @classmethod
     def by(cls, jobs: Iterable[Job]) -> Wanted:
         """Collect what the requests name."""
-        wanted = cls(set(), set(), [], set(), [])
+        wanted = cls(set(), {}, [], set(), [])
         for job in jobs:
             wanted.accounts.update(job.sweep)
             wanted.accounts.update(job.apply)
@@ -57,7 +61,7 @@ class Wanted(msgspec.Struct):
                 if isinstance(body, OpenAccount) and body.parent is not None:
                     wanted.accounts.add(body.parent)
                 if isinstance(body, CloseAccount):
-                    wanted.closing.add(command_account(submission))
+                    wanted.closing[command_account(submission)] = submission.ended_through or {}
         return wanted
 
     def _add_operation(self, operation: Operation) -> None:
@@ -103,10 +107,11 @@ def load_in_tx(
         frozenset(
             number
             for number in wanted.closing
-            if accounts[number] is not None
-            and (
-                has_unvouchered_in_tx(cursor, book_id, number)
-                or has_unvouchered_in_tx(cursor, book_id, buffer_number(number))
+            if (account := accounts[number]) is not None
+            and may_be_closed(account)  # else it is refused anyway
+            and any(
+                has_unvouchered_in_tx(cursor, book_id, each, wanted.closing[number].get(each, 0))
+                for each in (number, buffer_number(number))
             )
         ),
         select_children_in_tx(cursor, book_id, sorted(wanted.closing)) if wanted.closing else {},

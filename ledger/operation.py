@@ -233,7 +233,10 @@ OPTIONAL_LEG_FIELDS = (
 
 
 class Submission(msgspec.Struct, frozen=True, gc=False):
-    """One parsed request on its way to the engine. `account` is set for a `Change`."""
+    """One parsed request on its way to the engine. `account` is set for a `Change`.
+
+    `ended_through`: of an account to be closed, what `recall.select_ended_through` has found.
+    """
 
     book_id: str
     principal: str
@@ -242,6 +245,7 @@ class Submission(msgspec.Struct, frozen=True, gc=False):
     body: Operation | OpenAccount | Change
     account: str | None = None
     if_version: int | None = None
+    ended_through: dict[str, int] | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):

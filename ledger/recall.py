@@ -11,10 +11,10 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from psycopg import Cursor
+from psycopg import Connection, Cursor
 
 from ledger.arrays import uuid_array
-from ledger.buffers import BUFFER, BUFFER_PREFIX
+from ledger.buffers import BUFFER, BUFFER_PREFIX, buffer_number
 from ledger.business_types import BusinessTypes
 from ledger.codec import account_stream, decode_event, operation_stream
 from ledger.errors import LogCorrupt
@@ -46,9 +46,20 @@ SELECT_ORIGINALS = """
         WHERE originator_id = wanted.id ORDER BY originator_version DESC LIMIT 1
     ) AS last
 """
+EVENTS_AT_ONCE = 2_000
 SELECT_OPERATION_IDS = """
-    SELECT DISTINCT convert_from(state, 'UTF8')::jsonb ->> 'operation_id'
+    SELECT originator_version, convert_from(state, 'UTF8')::jsonb ->> 'operation_id'
+    FROM ledger.stored_events WHERE originator_id = %s AND originator_version > %s
+    ORDER BY originator_version LIMIT %s
+"""
+SELECT_LAST_OPERATION_IDS = """
+    SELECT originator_version, convert_from(state, 'UTF8')::jsonb ->> 'operation_id'
     FROM ledger.stored_events WHERE originator_id = %s
+    ORDER BY originator_version DESC LIMIT %s
+"""
+SELECT_EMPTY = """
+    SELECT 1 FROM ledger.accounts
+    WHERE book_id = %s AND number = %s AND status = 'open' AND balance = 0 AND held = 0
 """
 SELECT_CHILDREN = """
     SELECT parent, array_agg(number ORDER BY number) FROM ledger.accounts
@@ -112,11 +123,55 @@ def select_originals_in_tx(
     return wanted
 
 
-def has_unvouchered_in_tx(cursor: Cursor[Any], book_id: str, number: str) -> bool:
-    """Tell whether accounting has not yet ended an operation that touched the account."""
-    cursor.execute(SELECT_OPERATION_IDS, (uuid.UUID(bytes=account_stream(book_id, number)),))
-    ids = [operation_id for (operation_id,) in cursor.fetchall() if operation_id is not None]
-    streams = [uuid.UUID(bytes=operation_stream(book_id, operation_id)) for operation_id in ids]
-    cursor.execute(COUNT_ENDED, (streams,))
-    row = cursor.fetchone()
-    return row is None or row[0] < len(streams)
+def has_unvouchered_in_tx(
+    cursor: Cursor[Any], book_id: str, number: str, ended_through: int = 0
+) -> bool:
+    """Tell whether accounting has not yet ended an operation that touched the account.
+
+    Up to version `ended_through` it is known that it has. What came last is looked at first: it
+    is the likeliest, and everybody waits for the log's lock meanwhile.
+    """
+    cursor.execute(SELECT_LAST_OPERATION_IDS, (_stream_id(book_id, number), EVENTS_AT_ONCE))
+    if not _have_ended(cursor, book_id, [found for _, found in cursor.fetchall()]):
+        return True
+    return not _ended_through(cursor, book_id, number, ended_through)[1]
+
+
+def select_ended_through(conn: Connection[Any], book_id: str, number: str) -> dict[str, int]:
+    """Return the versions of the account and its buffer up to which all operations have ended.
+
+    It takes seconds for a million events, so it is asked without the lock; an operation that has
+    ended stays so. Nothing when the account cannot be closed for another reason.
+    """
+    with conn.cursor() as cursor:
+        if cursor.execute(SELECT_EMPTY, (book_id, number)).fetchone() is None:
+            return {}
+        return {
+            each: _ended_through(cursor, book_id, each, 0)[0]
+            for each in (number, buffer_number(number))
+        }
+
+
+def _ended_through(
+    cursor: Cursor[Any], book_id: str, number: str, version: int
+) -> tuple[int, bool]:
+    """Go up from a version while all has ended; return how far, and whether that is the end."""
+    while True:
+        found = (_stream_id(book_id, number), version, EVENTS_AT_ONCE)
+        rows = cursor.execute(SELECT_OPERATION_IDS, found).fetchall()
+        if not rows:
+            return version, True
+        if not _have_ended(cursor, book_id, [operation_id for _, operation_id in rows]):
+            return version, False
+        version = rows[-1][0]
+
+
+def _have_ended(cursor: Cursor[Any], book_id: str, operation_ids: Iterable[str | None]) -> bool:
+    ids = {each for each in operation_ids if each is not None}
+    streams = [uuid.UUID(bytes=operation_stream(book_id, each)) for each in ids]
+    row = cursor.execute(COUNT_ENDED, (streams,)).fetchone()
+    return row is not None and row[0] == len(streams)
+
+
+def _stream_id(book_id: str, number: str) -> uuid.UUID:
+    return uuid.UUID(bytes=account_stream(book_id, number))

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
+import pytest
+
+from ledger import loading
+from ledger.statuses import AccountingResult, apply_results_in_tx
 from tests.fix_api import ApiCaller, credit, debit, leg, operation
 
 OPERATIONS = "/v1/operations"
@@ -130,6 +135,32 @@ def test_a_stale_version_is_refused_and_the_right_one_is_not(api: ApiCaller) -> 
     assert after == position
     assert booked.status_code == 200
     assert (etag, fresh) == ('"1"', '"2"')
+
+
+def test_a_close_tells_the_engine_which_operations_it_need_not_read(
+    api: ApiCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int]] = []
+    look = loading.has_unvouchered_in_tx
+
+    def watched(cursor: Any, book_id: str, number: str, ended_through: int = 0) -> bool:
+        told.append((number, ended_through))
+        return look(cursor, book_id, number, ended_through)
+
+    monkeypatch.setattr(loading, "has_unvouchered_in_tx", watched)
+    api.open("C-1")
+    api.post(OPERATIONS, operation("in", credit("C-1", 5)))
+    api.post(OPERATIONS, operation("out", debit("C-1", 5), business_type="withdrawal"))
+    close = {"operation_id": "close-1", "command": "close"}
+    assert api.post("/v1/accounts/C-1/commands", close).json()["code"] == "unvouchered_remains"
+    with psycopg.connect(api.database_url) as conn:
+        results = [AccountingResult("main", each, "vouchered", None, 1) for each in ("in", "out")]
+        apply_results_in_tx(conn, results)
+
+    closed = api.post("/v1/accounts/C-1/commands", {**close, "operation_id": "close-2"})
+
+    assert closed.status_code == 200
+    assert told == [("C-1", 0), ("C-1", 3), ("BUFFER-C-1", 0)]
 
 
 def test_a_command_again_gets_the_first_answer(api: ApiCaller) -> None:
