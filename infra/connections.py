@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import psycopg
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from infra.settings import Settings
 from ledger.deadlines import DEADLINES
+from ledger.failover import CommittingConnection
 from ledger.log import READ_COMMITTED
 
 POOL_WAIT_S = 2.0  # also how long the pool tries before it waits to be asked again
@@ -36,7 +36,7 @@ def connection_options(settings: Settings, application_name: str) -> dict[str, A
 
 def connect(url: str, settings: Settings, application_name: str) -> Connection[Any]:
     """Open a connection in autocommit: transactions are always written out."""
-    return psycopg.connect(url, **connection_options(settings, application_name))
+    return CommittingConnection.connect(url, **connection_options(settings, application_name))
 
 
 def connection_pool(
@@ -45,6 +45,7 @@ def connection_pool(
     """Return a pool, not yet open; a connection that died is found out before it is used."""
     return ConnectionPool(
         url,
+        connection_class=CommittingConnection,
         kwargs=connection_options(settings, application_name),
         min_size=1,
         max_size=settings.pool_size_max,

@@ -21,6 +21,7 @@ from ledger.books import Book, open_day, select_book
 from ledger.clock import utc_now
 from ledger.deadlines import DEADLINES
 from ledger.errors import LedgerError
+from ledger.failover import CommittingConnection
 
 SCHEDULE_PRINCIPAL = "schedule"
 
@@ -66,7 +67,7 @@ def open_due_days(database_url: str, schedule: DaySchedule, now: dt.datetime) ->
     """
     date = schedule.due_date(now)
     moved = []
-    with psycopg.connect(database_url, autocommit=True, **DEADLINES) as conn:
+    with CommittingConnection.connect(database_url, autocommit=True, **DEADLINES) as conn:
         for book_id in schedule.books:
             try:
                 before = select_book(conn, book_id)

@@ -35,6 +35,7 @@ from consumers.messages import (
 from infra.kafka.topics import TopicRefused, ensure_topics
 from ledger.deadlines import DEADLINES
 from ledger.errors import LogCorrupt
+from ledger.failover import CommittingConnection
 from ledger.hops import hops, now_ns, tell
 from ledger.log import LOG_CHANNEL, READ_COMMITTED
 from projections.positions import LogName, select_log
@@ -292,7 +293,7 @@ def forget_topic(conn: Connection[Any], topic: str) -> None:
 
 def relay_connection(url: str) -> Connection[Any]:
     """Open a connection that reads committed and notices a peer that is gone."""
-    return psycopg.connect(
+    return CommittingConnection.connect(
         url,
         autocommit=True,
         application_name="daybook-relay",

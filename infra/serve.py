@@ -71,6 +71,7 @@ def serve(
             say=say,
             drain_timeout_s=settings.drain_notice_s + settings.drain_timeout_s,
             look=postgres_look(postgres, say),
+            on_drain=listener.close,  # so that nobody waits at a door behind which no API is left
         )
         _stop_on_signals(supervisor.stop, say)
         url = f"http://{_reachable(settings.host)}:{listener.getsockname()[1]}"

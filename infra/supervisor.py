@@ -54,6 +54,7 @@ class Supervisor:
     drain_timeout_s: float = 20.0
     look: Callable[[], None] = lambda: None
     on_children: Callable[[], object] = lambda: None  # called when a child was started
+    on_drain: Callable[[], object] = lambda: None  # called once no child is started any more
     command: Sequence[str] = field(default_factory=lambda: program())
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -83,6 +84,7 @@ class Supervisor:
 
     def drain(self) -> None:
         """Stop the children in their order, each group when the one before has ended."""
+        self.on_drain()
         for order in sorted({spec.drain_order for spec in self.specs}):
             group = [child for child in self._children if child.spec.drain_order == order]
             for child in group:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from psycopg import Connection, connect, sql
+from psycopg import Connection, sql
 
 from ledger.deadlines import DEADLINES
+from ledger.failover import CommittingConnection
 from ledger.log import READ_COMMITTED
 
 LIVE_SCHEMA = "projections"
@@ -152,7 +153,7 @@ def connect_to(database_url: str, schema: str = LIVE_SCHEMA) -> Connection[Any]:
     It waits for nobody for ever: neither for a server that is gone nor for a lock. A statement
     may take its time, because a rebuild's do.
     """
-    conn = connect(
+    conn = CommittingConnection.connect(
         database_url,
         autocommit=True,
         application_name="daybook-accounting",

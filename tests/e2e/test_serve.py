@@ -126,6 +126,23 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_exit_code_0(running: Ru
     assert load.other == []
 
 
+def test_nobody_waits_at_a_door_behind_which_no_api_is_left(running: Running) -> None:
+    """The supervisor kept the listening socket until the slowest part had drained: whoever
+    connected meanwhile was neither refused nor answered."""
+    with running() as system:
+        parts = system.children
+        os.kill(parts["consumer"], signal.SIGSTOP)
+        try:
+            system.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: ends(parts["api-1"]), "the API has drained")
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(f"{system.url}/health/live", timeout=30)
+            assert system.process.poll() is None
+        finally:
+            os.kill(parts["consumer"], signal.SIGCONT)
+        assert system.process.wait(60) == 0
+
+
 def test_no_part_outlives_a_server_that_was_killed(running: Running) -> None:
     with running() as system:
         parts = system.children

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, LiteralString
 from urllib.parse import parse_qs, quote, urlsplit
 
 import psycopg
@@ -71,3 +72,62 @@ def test_a_lost_primary_is_replaced_by_its_standby(tmp_path: Path, fault: Fault)
                 load.wait_for_more(100)
             assert_nothing_lost(standby.url, load)
     fault.recovered("all parts found the promoted standby by the second host of their address")
+
+
+def test_an_old_primary_that_comes_back_is_not_believed(tmp_path: Path, fault: Fault) -> None:
+    """It is the first host of the address, takes writes, and has what the standby never got: a
+    repeat of that was answered from it, and was lost with it."""
+    fault.name = "database: failover, and the old primary comes back as if nothing had been"
+    with (
+        own_folder("comeback") as folder,
+        server_in(folder / "a") as primary,
+        standby_of(primary, folder / "b") as standby,
+    ):
+        hosts = f"{quote(socket_of(primary), safe='')},{quote(socket_of(standby), safe='')}"
+        both = f"postgresql://postgres@/daybook?host={hosts}&target_session_attrs=read-write"
+        with (
+            running_scene(tmp_path, both) as scene,
+            psycopg.connect(standby.url, autocommit=True) as admin,
+        ):
+            open_probe(scene)
+            with SeededLoad(scene, seed=fault.seed) as load:
+                load.wait_for_more(100)
+                admin.execute("ALTER SYSTEM SET primary_conninfo = ''")
+                admin.execute("SELECT pg_reload_conf()")
+                wait_until(lambda: waits_for_standby(primary), "commits wait for the standby")
+                primary.crash()
+                primary.start()
+                assert probe(scene).status_code == 503, "nobody commits now"
+                admin.execute("SELECT pg_promote()")
+                load.wait_for_more(100)
+                lonely = operations_in(primary) - operations_in(standby)
+            assert lonely == set(), "what only the old one has was asked again, and booked here"
+            assert_nothing_lost(standby.url, load)
+            assert len(operations_in(standby)) > len(operations_in(primary))
+    fault.recovered("no part believes a host that does not commit; all work on the promoted one")
+
+
+def waits_for_standby(server: EmbeddedPostgres) -> bool:
+    """Tell whether the engine's commit waits there for a standby."""
+    return bool(
+        rows_of(
+            server,
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' "
+            "AND application_name = 'daybook-engine'",
+        )
+    )
+
+
+def operations_in(server: EmbeddedPostgres) -> set[str]:
+    """The ids of the operations that a server has booked."""
+    query = """
+        SELECT convert_from(state, 'UTF8')::jsonb ->> 'operation_id' FROM ledger.stored_events
+        WHERE topic = 'ledger.recorded:OperationBooked'
+    """
+    return {row[0] for row in rows_of(server, query)}
+
+
+def rows_of(server: EmbeddedPostgres, query: LiteralString) -> list[tuple[Any, ...]]:
+    """Read from a server."""
+    with psycopg.connect(server.url) as conn:
+        return conn.execute(query).fetchall()
