@@ -2,8 +2,9 @@
 
 PostgreSQL's work (heads, rows, commit) and ours (load, decide, pack) take about the same time,
 so two batches overlap: a small batch is one statement that the engine's thread sends before it
-decides the next one; a large one is written by COPY in a thread of its own. Invariant: a batch
-decided ahead is committed only on top of the seal it was decided on; when the batch before it
+answers the callers of the last one; a large one is written by COPY in a thread of its own, and
+the next is decided meanwhile. Invariant: nobody is answered before the commit; a batch decided
+ahead is committed only on top of the seal it was decided on; when the batch before it
 dies, or another engine commits in between, it is thrown away and booked from the start. At most
 one batch is being written.
 """
@@ -16,8 +17,9 @@ from typing import Any, Protocol
 
 from psycopg import Connection
 
-from ledger.booking import Booker, Connect, Prepared, Results, Superseded
+from ledger.booking import Booker, Connect, Prepared, Results, Superseded, answers_of
 from ledger.errors import LedgerError
+from ledger.packed import Stated
 from ledger.ticket import Ticket
 
 _log = logging.getLogger(__name__)
@@ -54,26 +56,33 @@ class Writing(Protocol):
 class Sent:
     """A batch that was sent as one statement."""
 
-    def __init__(self, booker: Booker, tickets: list[Ticket], prepared: Prepared) -> None:
+    def __init__(
+        self, booker: Booker, tickets: list[Ticket], prepared: Prepared, packed: Stated
+    ) -> None:
         self._booker = booker
         self._tickets = tickets
         self._prepared = prepared
         self._error: BaseException | None = None
         try:
-            booker.send(prepared)
+            booker.send(packed)
         except Exception as error:  # noqa: BLE001 - whatever it is, the batch is booked again
             self._error = error
 
     def exception(self) -> BaseException | None:
-        """Wait for the reply and settle the tickets; return why it was not committed, if so."""
+        """Wait for the reply; return why it was not committed, if so. Answers nobody yet."""
         if self._error is not None:
             return self._error
         try:
-            results = self._booker.receive([t.job for t in self._tickets], self._prepared)
+            self._booker.receive()
         except Exception as error:  # noqa: BLE001 - as above
             return error
-        _settle_all(self._tickets, results)
         return None
+
+    def settle(self) -> None:
+        """Settle the tickets of a batch that is known to be committed."""
+        prepared = self._prepared
+        jobs = [ticket.job for ticket in self._tickets]
+        _settle_all(self._tickets, answers_of(jobs, prepared.decided, prepared.sealed))
 
 
 class Ahead:
@@ -85,6 +94,7 @@ class Ahead:
         self._reader: Connection[Any] | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="engine-writer")
         self._writing: tuple[list[Ticket], Writing] | None = None
+        self._unanswered: Sent | None = None
 
     @property
     def busy(self) -> bool:
@@ -101,18 +111,28 @@ class Ahead:
         except Exception:  # noqa: BLE001 - it shows, and is said, when the batch is booked
             self._forget_after_writing()
             return False
-        if prepared is None or not self.finish():
+        if prepared is None or not self.ended():
             return False
+        # PostgreSQL goes on with this batch while the callers of the last one are answered.
         self._writing = (tickets, self._begin(tickets, prepared))
+        self.answer()
         return True
 
     def _begin(self, tickets: list[Ticket], prepared: Prepared) -> Writing:
-        if prepared.fits_statement:
-            return Sent(self._booker, tickets, prepared)
+        if isinstance(prepared.packed, Stated):
+            return Sent(self._booker, tickets, prepared, prepared.packed)
         return self._writer.submit(self._write, tickets, prepared)
 
     def finish(self) -> bool:
-        """Wait for the batch being written; False when it died and had to be booked again."""
+        """Wait for the batch being written and answer its callers; False when it died and had
+        to be booked again.
+        """
+        ended = self.ended()
+        self.answer()
+        return ended
+
+    def ended(self) -> bool:
+        """As `finish`, but the callers of a batch sent as a statement are left to `answer`."""
         if self._writing is None:
             return True
         tickets, writing = self._writing
@@ -120,6 +140,7 @@ class Ahead:
         error = writing.exception()
         if error is None:
             self._booker.proved()
+            self._unanswered = writing if isinstance(writing, Sent) else None
             return True
         if not isinstance(error, Superseded):
             self._booker.drop_connection()
@@ -127,6 +148,12 @@ class Ahead:
         self._booker.forget()
         settle(self._booker, tickets)
         return False
+
+    def answer(self) -> None:
+        """Answer the callers of the batch that has ended, if nobody has."""
+        if self._unanswered is not None:
+            self._unanswered.settle()
+            self._unanswered = None
 
     def close(self) -> None:
         """Finish, then close the reader's connection and the writer's thread."""

@@ -39,6 +39,7 @@ class EngineBridge:
         self._patience_s = patience_s
         self._loop: asyncio.AbstractEventLoop
         self._waiting: dict[Ticket, tuple[Waiting, float]] = {}
+        self._coming: list[Ticket] = []
         self._done: deque[Ticket] = deque()
         self._woken = False
         self._watch: asyncio.TimerHandle | None = None
@@ -56,15 +57,22 @@ class EngineBridge:
     def post(self, job: Job) -> Waiting:
         """Queue a job; the future gives one result per submission, or raises the job's error.
 
-        Raises `Overloaded` or `EngineStopped` at once.
+        Raises `Overloaded` at once when the admission pushes back.
         """
         self.admission.admit(job)
         future: Waiting = self._loop.create_future()
-        # The loop turns only after this returns, so the ticket is known before it is delivered.
-        ticket = self.engine.submit(job, self._on_done)
+        ticket = Ticket(job, self._on_done)
         self._waiting[ticket] = (future, self._loop.time() + self._patience_s)
         self.admission.taken(ticket, len(job.submissions))
+        if not self._coming:
+            self._loop.call_soon(self._hand_over)
+        self._coming.append(ticket)
         return future
+
+    def _hand_over(self) -> None:
+        """Give the engine what came in one turn of the loop: it wakes once, for one batch."""
+        coming, self._coming = self._coming, []
+        self.engine.take(coming)
 
     def _on_done(self, ticket: Ticket) -> None:
         """Runs in the engine's thread."""

@@ -35,12 +35,13 @@ from ledger.errors import (
     LogCorrupt,
     StoreUnavailable,
 )
-from ledger.heads import HeadCache, is_plain, write_heads_in_tx
+from ledger.heads import HeadCache, write_heads_in_tx
 from ledger.job import Decided, Job, Loaded, Missing, Recorded, answer_of
 from ledger.loading import Wanted, load_in_tx
 from ledger.log import Log, LogEnd, Sealed, seal_rows
 from ledger.operation import Result
 from ledger.original import Original, known_original
+from ledger.packed import Copied, Packed, Stated, pack
 from ledger.recall import has_records_in_tx
 
 _log = logging.getLogger(__name__)
@@ -85,11 +86,7 @@ class Prepared(msgspec.Struct, frozen=True):
     loaded: Loaded
     decided: Decided
     sealed: Sealed
-
-    @property
-    def fits_statement(self) -> bool:
-        """Whether `ledger.append_batch` can write all of it."""
-        return _fits_statement(self.loaded, self.decided)
+    packed: Packed
 
 
 class Superseded(Exception):
@@ -173,7 +170,7 @@ class Booker:
             loaded, decided = self._decide_in_tx(cursor, jobs, wanted, booked_at, None)
             if decided.rows:
                 sealed = self._seal(decided, end, book_id, booked_at)
-                self._write_in_tx(cursor, loaded, decided, sealed)
+                self._write_in_tx(cursor, loaded, decided, sealed, pack(loaded, decided, sealed))
             self.reach("engine.before_commit")
         self.reach("engine.after_commit")
         if sealed is not None:
@@ -235,16 +232,21 @@ class Booker:
         )
 
     def _write_in_tx(
-        self, cursor: Cursor[Any], loaded: Loaded, decided: Decided, sealed: Sealed
+        self,
+        cursor: Cursor[Any],
+        loaded: Loaded,
+        decided: Decided,
+        sealed: Sealed,
+        packed: Packed,
     ) -> None:
         self.reach("engine.before_insert")
-        if _fits_statement(loaded, decided):
-            self._send(sealed, decided)
+        if isinstance(packed, Stated):
+            self._send(packed)
             if (word := statement.receive(self.connection())) != statement.APPENDED:
                 raise LogCorrupt(f"under the log's own lock a batch was {word}")
         else:
             write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
-            self.log.write_in_tx(cursor, sealed)
+            self.log.write_in_tx(cursor, sealed, packed.rows)
         self.reach("engine.after_insert")
 
     # --- ahead ----------------------------------------------------------------------------
@@ -275,49 +277,49 @@ class Booker:
             decided.originals,
             sealed.seal.first_id,
         )
-        return Prepared(tip.end.seal, loaded, decided, sealed)
+        packed = pack(loaded, decided, sealed)
+        return Prepared(tip.end.seal, loaded, decided, sealed, packed)
 
     def write(self, jobs: list[Job], prepared: Prepared) -> list[Results]:
         """Commit a prepared batch. Raises `Superseded` or any error of the store: then
         nothing is known, and the caller forgets what was guessed and books again.
         """
         conn = self.connection()
+        packed = prepared.packed
         with self.log.locked(conn) as cursor:
             end = self.log.select_end_in_tx(cursor, jobs[0].book_id)
             if end.seal != prepared.base:
                 raise self._superseded()
-            streams = [row.stream_id for row in prepared.sealed.rows if row.version == 1]
-            if has_records_in_tx(cursor, streams):
+            if isinstance(packed, Copied) and has_records_in_tx(cursor, packed.new_ids):
                 raise self._repeated()
-            self._write_in_tx(cursor, prepared.loaded, prepared.decided, prepared.sealed)
+            self._write_in_tx(cursor, prepared.loaded, prepared.decided, prepared.sealed, packed)
             self.reach("engine.before_commit")
         self.reach("engine.after_commit")
         return answers_of(jobs, prepared.decided, prepared.sealed)
 
-    def send(self, prepared: Prepared) -> None:
+    def send(self, packed: Stated) -> None:
         """Send a prepared batch to the server as one statement."""
         self.reach("engine.before_insert")
-        self._send(prepared.sealed, prepared.decided)
+        self._send(packed)
         self.reach("engine.sent")
         self.reach("engine.after_insert")  # only the server knows how far it is: a kill at these
         self.reach("engine.before_commit")  # steps may come before the commit or after it
 
-    def _send(self, sealed: Sealed, decided: Decided) -> None:
+    def _send(self, packed: Stated) -> None:
         conn = self.connection()
         if self._planned_on is not conn:
             statement.prepare(conn)
             self._planned_on = conn
-        statement.send(conn, statement.values_of(sealed, list(decided.touched.values())))
+        statement.send(conn, packed.values)
 
-    def receive(self, jobs: list[Job], prepared: Prepared) -> list[Results]:
-        """Wait for the end of what was sent. Raises as `write` does."""
+    def receive(self) -> None:
+        """Wait for the commit of what was sent. Raises as `write` does."""
         word = statement.receive(self.connection())
         if word == statement.SUPERSEDED:
             raise self._superseded()
         if word == statement.KNOWN:
             raise self._repeated()
         self.reach("engine.after_commit")
-        return answers_of(jobs, prepared.decided, prepared.sealed)
 
     def _superseded(self) -> Superseded:
         self._company_left = COMPANY_AFTER_SUPERSEDED
@@ -394,10 +396,6 @@ class Booker:
         if self._conn is not None:
             self._conn.close()
             self._conn = None
-
-
-def _fits_statement(loaded: Loaded, decided: Decided) -> bool:
-    return len(decided.rows) <= statement.ROWS_MAX and is_plain(loaded.accounts, decided.touched)
 
 
 def _overlay(loaded: Loaded, wanted: Wanted, tip: Tip, types: BusinessTypes) -> list[Account]:

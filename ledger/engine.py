@@ -13,7 +13,7 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import psycopg
@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 SWEEP_INTERVAL_S = 1.0
 SWEEP_ACCOUNTS_MAX = 500
 SWITCH_INTERVAL_S = 0.0005
+# Submissions: with fewer waiting, a batch closes only when the commit before it is known, so that
+# all who came meanwhile ride together; with more, it is decided while that one is written.
+OVERLAP_SIZE_MIN = 40
 GC_THRESHOLDS = (50_000, 20, 100)
 
 
@@ -94,16 +97,40 @@ class Engine:
 
     def submit(self, job: Job, on_done: Callable[[Ticket], None] | None = None) -> Ticket:
         """Queue a job. Raises `Overloaded` (queue full) or `EngineStopped` (draining)."""
-        ticket = Ticket(job, on_done, since=self._clocks.steady())
+        ticket = Ticket(job, on_done)
         with self._wake:
-            if self._stopping is not None:
-                raise self._stopping
-            if self._queued + len(job.submissions) > self.settings.queue_size_max:
-                raise Overloaded(f"{self._queued} operations are waiting")
-            self._queue.append(ticket)
-            self._queued += len(job.submissions)
+            refusal = self._refusal(job)
+            if refusal is not None:
+                raise refusal
+            self._append(ticket)
             self._wake.notify()
         return ticket
+
+    def take(self, tickets: Iterable[Ticket]) -> None:
+        """Queue jobs that came together, so that they are booked together.
+
+        A job that `submit` would refuse settles its ticket with the error.
+        """
+        with self._wake:
+            for ticket in tickets:
+                refusal = self._refusal(ticket.job)
+                if refusal is None:
+                    self._append(ticket)
+                else:
+                    ticket.settle(refusal)
+            self._wake.notify()
+
+    def _refusal(self, job: Job) -> LedgerError | None:
+        if self._stopping is not None:
+            return self._stopping
+        if self._queued + len(job.submissions) > self.settings.queue_size_max:
+            return Overloaded(f"{self._queued} operations are waiting")
+        return None
+
+    def _append(self, ticket: Ticket) -> None:
+        ticket.since = self._clocks.steady()
+        self._queue.append(ticket)
+        self._queued += len(ticket.job.submissions)
 
     def post(self, job: Job, timeout_s: float | None = None) -> Results:
         """Book a job and wait for its results."""
@@ -152,6 +179,10 @@ class Engine:
     def _book_until_stopped(self) -> None:
         self._sweep()
         while True:
+            if self._ahead.busy and self._queued < OVERLAP_SIZE_MIN:
+                self._ahead.ended()
+                if not self._queue:
+                    self._ahead.answer()
             tickets = self._next_batch()
             ahead = bool(tickets) and self._ahead.takes(tickets)
             if ahead and not self._sweep_is_due():

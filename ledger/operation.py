@@ -310,9 +310,9 @@ def _check_leg(number: int, leg: Leg) -> None:
     if leg.expires_at is not None and leg.expires_at.tzinfo is None:
         raise InvalidRequest(f"leg {number}: expires_at needs a UTC offset", leg_no=number)
     required, allowed = LEG_FIELDS[leg.kind]
-    if not allowed and leg.hold_id is None and leg.freeze_id is None:
-        return
     given = {name for name in OPTIONAL_LEG_FIELDS if getattr(leg, name) is not None}
+    if not given and not required:
+        return
     for name in sorted(required - given):
         raise InvalidRequest(f"leg {number}: {leg.kind} needs {name}", leg_no=number)
     for name in sorted(given - allowed):

@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg import Connection, Cursor
 
-from ledger.arrays import uuid_array
+from ledger.arrays import UuidArray, uuid_array
 from ledger.buffers import BUFFER, BUFFER_PREFIX, buffer_number
 from ledger.business_types import BusinessTypes
 from ledger.codec import account_stream, decode_event, operation_stream
@@ -100,9 +100,9 @@ def select_records_in_tx(
     return records
 
 
-def has_records_in_tx(cursor: Cursor[Any], streams: Sequence[bytes]) -> bool:
+def has_records_in_tx(cursor: Cursor[Any], streams: UuidArray) -> bool:
     """Tell whether any of these streams has begun. Needs the commit-order lock."""
-    cursor.execute(SELECT_ANY_RECORD, (uuid_array(streams),), prepare=True)
+    cursor.execute(SELECT_ANY_RECORD, (streams,), prepare=True)
     return cursor.fetchone() is not None
 
 

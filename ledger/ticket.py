@@ -22,16 +22,14 @@ _log = logging.getLogger(__name__)
 class Ticket:
     """A caller's place in the queue: `results()` waits, `on_done` is called once instead.
 
-    `since` is when it was taken, on the engine's steady clock.
+    `since` is when the engine took it, on the engine's steady clock.
     """
 
     __slots__ = ("_began_ns", "_error", "_event", "_results", "job", "on_done", "since")
 
-    def __init__(
-        self, job: Job, on_done: Callable[[Ticket], None] | None = None, *, since: float = 0.0
-    ) -> None:
+    def __init__(self, job: Job, on_done: Callable[[Ticket], None] | None = None) -> None:
         self.job = job
-        self.since = since
+        self.since = 0.0
         self.on_done = on_done
         self._event = threading.Event() if on_done is None else None
         self._results: Results | None = None
