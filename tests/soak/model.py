@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Body = dict[str, Any]
@@ -26,7 +26,20 @@ STAGES = {  # stage after, by the stages it may follow
     "withdrawal_failed": ("failed", {"held", "sent"}),
 }
 FOLLOWS = {"refund", "correction", *STAGES}
-MUST_BOOK = {"recharge", "withdrawal_succeeded"}
+BESIDE = {  # what is posted beside the legs: subject, side, and the amount by name
+    "recharge": ("1131.01 debit got", "6001.01 debit fee", "2202.01 credit fee"),
+    "payment": ("5001.01 credit fee",),
+    "payment_capture": ("5001.01 credit fee",),
+    "refund": ("5001.01 debit fee",),
+    "transfer": ("{transfer_fee} credit fee",),
+    "fee": ("5001.03 credit paid",),
+    "interest": ("6011.01 debit got",),
+    "correction": ("1131.01 credit clearing_credit", "1131.01 debit clearing_debit"),
+    "withdrawal_succeeded": ("2242.01 credit net", "5001.02 credit fee"),
+    "withdrawal_settled": ("2242.01 debit settled", "1002.01.01 credit settled"),
+    "voucher_sale": ("5001.01 credit fee", "2004.01 credit rest"),
+}
+Line = tuple[str, str, int]  # subject, side, amount
 
 
 @dataclass
@@ -49,14 +62,7 @@ class Account:
         return self.balance - self.held + self.credit_limit
 
     def copy(self) -> Account:
-        return Account(
-            self.subject,
-            self.credit_limit,
-            self.balance,
-            self.frozen,
-            dict(self.holds),
-            self.version,
-        )
+        return replace(self, holds=dict(self.holds))
 
 
 @dataclass
@@ -66,7 +72,7 @@ class Operation:
     body: Body
     date: str
     rules: Rules
-    moved: list[tuple[str, str, int]]  # subject, side, amount of each leg that moved money
+    moved: list[Line]  # the legs that moved money
     status: str = ""
     reason: str | None = None
 
@@ -195,7 +201,7 @@ class Model:
                     self._account_for(name, self.rules, now=True)
                     self._wake(name)
 
-    def override(self, name: str, line: tuple[str, str, int]) -> None:
+    def override(self, name: str, line: Line) -> None:
         """Two people gave the line that was missing: it is dated the open day."""
         with self.lock:
             operation = self.booked[name]
@@ -266,39 +272,16 @@ def _leg(account: Account, leg: Body, body: Body, name: str) -> str | None:
     return None
 
 
-def _lines(operation: Operation, rules: Rules) -> list[tuple[str, str, int]] | None:
-    """Double entry: the legs, and what the named amounts say; None where there is no rule."""
-    kind, amounts = operation.body["business_type"], operation.body.get("amounts", {})
-    fee, lines = amounts.get("fee", 0), list(operation.moved)
-    paid = sum(amount for _, side, amount in lines if side == "debit")
-    got = sum(amount for _, side, amount in lines if side == "credit")
-    match kind:
-        case "recharge":
-            lines += [
-                ("1131.01", "debit", got),
-                ("6001.01", "debit", fee),
-                ("2202.01", "credit", fee),
-            ]
-        case "payment" | "payment_capture":
-            lines += [("5001.01", "credit", fee)]
-        case "refund":
-            lines += [("5001.01", "debit", fee)]
-        case "transfer":
-            lines += [(rules.transfer_fee, "credit", fee)]
-        case "fee":
-            lines += [("5001.03", "credit", paid)]
-        case "interest":
-            lines += [("6011.01", "debit", got)]
-        case "correction":
-            lines += [("1131.01", "credit", amounts.get("clearing_credit", 0))]
-            lines += [("1131.01", "debit", amounts.get("clearing_debit", 0))]
-        case "withdrawal_succeeded":
-            lines += [("2242.01", "credit", paid - fee), ("5001.02", "credit", fee)]
-        case "withdrawal_settled":
-            settled = amounts["settled"]["amount"]
-            lines += [("2242.01", "debit", settled), ("1002.01.01", "credit", settled)]
-        case "voucher_sale" if rules.sells_vouchers:
-            lines += [("5001.01", "credit", fee), ("2004.01", "credit", paid - fee - got)]
-        case _:
-            return None
-    return [line for line in lines if line[2]]
+def _lines(operation: Operation, rules: Rules) -> list[Line] | None:
+    """Double entry: the legs, and what stands beside them; None where there is no rule."""
+    kind, named = operation.body["business_type"], operation.body.get("amounts", {})
+    if kind not in BESIDE or (kind == "voucher_sale" and not rules.sells_vouchers):
+        return None
+    amounts = {name: each["amount"] if name == "settled" else each for name, each in named.items()}
+    paid = sum(amount for _, side, amount in operation.moved if side == "debit")
+    got = sum(amount for _, side, amount in operation.moved if side == "credit")
+    fee = amounts.get("fee", 0)
+    amounts |= {"paid": paid, "got": got, "net": paid - fee, "rest": paid - fee - got}
+    beside = (line.format(transfer_fee=rules.transfer_fee).split() for line in BESIDE[kind])
+    lines = [(subject, side, amounts.get(name, 0)) for subject, side, name in beside]
+    return [line for line in operation.moved + lines if line[2]]
