@@ -69,20 +69,30 @@ def test_an_account_without_floor_has_no_available_amount(api: ApiCaller) -> Non
     assert api.get("/v1/accounts/C-1").json()["available"] is None
 
 
-def test_the_next_day_rolls_the_previous_balance(api: ApiCaller) -> None:
+def test_the_next_day_rolls_the_previous_balance_and_counts_from_nothing(api: ApiCaller) -> None:
     api.open("C-1")
     api.credit("C-1", 1_000)
+    api.post(OPERATIONS, operation("f-1", debit("C-1", 30), business_type="fee"))
     api.post("/v1/books/main/day", {"business_date": "2026-02-01"})
+    before = api.get("/v1/accounts/C-1").json()
 
-    answer = api.post(OPERATIONS, operation("f", debit("C-1", 10), business_type="fee")).json()
+    answers = [
+        api.post(OPERATIONS, operation(number, leg_of("C-1", amount), business_type="fee")).json()
+        for number, leg_of, amount in (("f-2", debit, 10), ("f-3", credit, 5), ("f-4", debit, 2))
+    ]
 
-    touched = answer["accounts"][0]
-    assert (touched["previous_balance"], touched["day_debits"], touched["day_credits"]) == (
-        1000,
-        10,
-        0,
-    )
-    assert answer["business_date"] == "2026-02-01"
+    assert day_of(before) == (0, 30, 1_000)  # until the day's first booking
+    assert [day_of(answer["accounts"][0]) for answer in answers] == [
+        (970, 10, 0),
+        (970, 10, 5),
+        (970, 12, 5),
+    ]
+    assert {answer["business_date"] for answer in answers} == {"2026-02-01"}
+
+
+def day_of(touched: dict[str, Any]) -> tuple[int, int, int]:
+    """Give what an account says of its day: balance before it, debits, credits."""
+    return touched["previous_balance"], touched["day_debits"], touched["day_credits"]
 
 
 def test_a_parent_shows_the_sum_of_its_tree(api: ApiCaller) -> None:
