@@ -44,7 +44,7 @@ def run(run: Run) -> None:
             for words, index in (("to one merchant", MERCHANT), ("… buffered", BUFFERED)):
                 hot = _sell(run, api_url, documents, [account_number(index)], index + 1)
                 _add(run, words, hot, spread)
-    _check(url, scale.sale_payments * scale.rounds)
+        _check(url, scale.sale_payments * scale.rounds)  # the server applies what is due
     run.sheet.note(
         TITLE,
         f"Buffered: the answer is 202 and durable; applied within {BUFFER_MS} ms. In group commit "
