@@ -10,7 +10,6 @@ import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 from eventsourcing.application import AggregateNotFoundError
 
 from accounting.decisions import Rulesets
@@ -19,6 +18,7 @@ from accounting.ruleset_files import shipped_ruleset
 from infra.decision_log import decision_log
 from infra.postgres import migrate
 from ledger.books import Book, open_book, select_books
+from ledger.failover import CommittingConnection
 from ledger.principals import LOCAL_PRINCIPAL, ensure_local_key
 
 
@@ -41,7 +41,7 @@ def first_start(
 ) -> Started:
     """Migrate; open the first book with the shipped rules if there is none; make the key."""
     migrations = migrate(database_url)
-    with psycopg.connect(database_url, autocommit=True) as conn:
+    with CommittingConnection.connect(database_url, autocommit=True) as conn:
         key = ensure_local_key(conn, key_path)
         books = select_books(conn)
     if not books:
@@ -61,7 +61,7 @@ def open_book_with_rules(
     principal: str = LOCAL_PRINCIPAL,
 ) -> Book:
     """Open a book and publish the shipped rules for it, unless it has rules already."""
-    with psycopg.connect(database_url, autocommit=True) as conn:
+    with CommittingConnection.connect(database_url, autocommit=True) as conn:
         book = open_book(conn, book_id, name, open_date, principal=principal)
     publish_first_rules(database_url, book_id, maker=principal)
     return book

@@ -18,13 +18,18 @@ from eventsourcing.postgres import (
     PostgresDatastore,
     PostgresFactory,
 )
-from psycopg.rows import tuple_row
+from eventsourcing.utils import Environment
+from psycopg.rows import dict_row, tuple_row
 from psycopg.sql import SQL, Identifier
 
 from ledger.clock import booked_at_in_tx, utc_now
 from ledger.codec import Row
-from ledger.log import Log
+from ledger.deadlines import DEADLINES
+from ledger.failover import CommittingConnection
+from ledger.log import READ_COMMITTED, Log
 
+ADDRESS = "POSTGRES_ADDRESS"
+LOCK_TIMEOUT = "POSTGRES_LOCK_TIMEOUT_OF_LOG"  # as PostgreSQL writes it: 10s
 NO_BOOK = ""  # seals of decisions that belong to no single book
 
 
@@ -99,6 +104,26 @@ def _row_of(event: StoredEvent) -> Row:
 
 
 class Factory(PostgresFactory):
-    """Makes `PERSISTENCE_MODULE=ledger.store:Factory` mean this recorder."""
+    """Makes `PERSISTENCE_MODULE=ledger.store:Factory` mean this recorder.
+
+    With ADDRESS the pool connects by all that the address says. Of its own the library takes host,
+    user and password only: no TLS, not which of two hosts is meant, and no deadline for a lock.
+    """
 
     application_recorder_class = DaybookRecorder
+
+    def __init__(self, env: Environment) -> None:
+        super().__init__(env)
+        address = env.get(ADDRESS)
+        if address is None:
+            return
+        pool = self.datastore.pool  # it has not connected yet
+        pool.connection_class = CommittingConnection
+        pool.conninfo = address
+        pool.kwargs = {
+            "autocommit": True,
+            "row_factory": dict_row,
+            "application_name": "daybook-decisions",
+            "options": f"-c lock_timeout={env.get(LOCK_TIMEOUT)} {READ_COMMITTED}",
+            **DEADLINES,
+        }

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import psycopg
 import typer
+from eventsourcing import persistence
 from kafka.errors import KafkaError
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -141,6 +142,7 @@ EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (DecisionRefused, ExitCode.REFUSED),
     (RelayRefused, ExitCode.REFUSED),
     (psycopg.OperationalError, ExitCode.UNAVAILABLE),
+    (persistence.OperationalError, ExitCode.UNAVAILABLE),  # the library's, of decisions
     (KafkaError, ExitCode.UNAVAILABLE),
     (ValidationError, ExitCode.USAGE),
     (ColumnMapRefused, ExitCode.USAGE),
