@@ -2,7 +2,7 @@
 #
 #   ARGS="…"    passed on to the command            make demo ARGS="--operations 50000"
 #   BUS=kafka   run over a real Kafka broker        make demo BUS=kafka
-#   WORKERS=3   processes that run the tests    make test WORKERS=2
+#   WORKERS=2   processes that run the tests    make test WORKERS=4
 #   PYTHON=…    the Python that makes .venv         make setup PYTHON=python3.12
 
 ifndef BUS
@@ -10,7 +10,7 @@ BUS := $(or $(DAYBOOK_BUS),log)
 endif
 ARGS ?=
 KAFKA_PORT ?= 9092
-WORKERS ?= 3
+WORKERS ?= 2
 BIN  := .venv/bin
 # DAYBOOK_BUS and DAYBOOK_KAFKA_BOOTSTRAP are read by infra/settings.py.
 demo serve: export DAYBOOK_BUS := $(BUS)

@@ -17,7 +17,15 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import CommitFailedError, IllegalStateError, RebalanceInProgressError
 from psycopg import Connection
 
-from consumers.group import HOLD_S, SILENCE_S, HeldPartitions, Membership, group_consumer, seek
+from consumers.group import (
+    HOLD_S,
+    SILENCE_S,
+    Flow,
+    HeldPartitions,
+    Membership,
+    group_consumer,
+    seek,
+)
 from consumers.log_rows import select_stretch
 from consumers.messages import LogRow, Message, Unreadable
 from consumers.set_aside import Place, read_own_message
@@ -146,13 +154,16 @@ class KafkaBus:
         self.lanes = len(self._consumer.partitions_for_topic(topic))
         self._membership = Membership(self._consumer, silence_s)
         self._held = HeldPartitions(self._consumer)
+        self._flow = Flow(self._consumer, silence_s)
 
     def poll(self, timeout_s: float) -> Sequence[Poll | Stuck]:
         """Give what arrived, merged per partition up to `operations_max` rows."""
         self._held.release()
         self._membership.prove()
+        self._flow.prove(self._held)
         found: list[Poll | Stuck] = []
         records = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+        self._flow.note(records)
         for place, messages in records.items():
             given = self._merged(place.partition, messages)
             for each in given:

@@ -7,6 +7,7 @@ stands before a message stands alone.
 from __future__ import annotations
 
 import time
+from collections.abc import Container, Iterable
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -16,6 +17,8 @@ from kafka.structs import MemberState
 HOLD_S = 1.0
 SILENCE_S = 15.0
 JOIN_SILENCES = 5  # how long a join may take: others are given up after one silence
+QUIET_SILENCES = 5  # after so many the broker is asked whether there really is nothing
+LOOK_TIMEOUT_MS = 5_000
 METADATA_AGE_MS = 5_000  # how late a topic that was made anew is noticed
 RECONNECT_MS_MAX = 1_000  # a broker that is back is found again so soon
 
@@ -79,6 +82,41 @@ class Membership:
             raise KafkaError(f"not a member of group {found.group_id}: its join does not end")
 
 
+class Flow:
+    """Finds out when a partition gives nothing although the broker has more of it.
+
+    The client library was seen to read on in two partitions of three, as a good member of its
+    group, and never again to ask for the third, which had been held and let go under heavy load.
+    The relay sends to each now and then, so the broker is asked only about one quiet for long.
+    """
+
+    def __init__(self, consumer: KafkaConsumer, silence_s: float) -> None:
+        self._consumer = consumer
+        self._quiet_s_max = QUIET_SILENCES * silence_s
+        self._given_at: dict[TopicPartition, float] = {}
+
+    def note(self, places: Iterable[TopicPartition]) -> None:
+        """Take note of partitions that gave something."""
+        self._given_at.update(dict.fromkeys(places, time.monotonic()))
+
+    def prove(self, held: Container[TopicPartition]) -> None:
+        """Raise KafkaError when a partition that nobody holds has more than it gives."""
+        now = time.monotonic()
+        quiet = [
+            place
+            for place in self._consumer.assignment()
+            if now - self._given_at.setdefault(place, now) > self._quiet_s_max
+        ]
+        if not quiet:
+            return
+        self.note(quiet)  # looked at; again after as long
+        ends = self._consumer.end_offsets(quiet, timeout_ms=LOOK_TIMEOUT_MS)
+        for place in quiet:
+            at = self._consumer.committed(place, timeout_ms=LOOK_TIMEOUT_MS) or 0
+            if place not in held and at < ends[place]:
+                raise KafkaError(f"{place.topic}/{place.partition} gives nothing behind {at}")
+
+
 class HeldPartitions:
     """Partitions that stand before a message, each until it is given again after a while."""
 
@@ -91,6 +129,10 @@ class HeldPartitions:
         if seek(self._consumer, place, offset):
             self._consumer.pause(place)
             self._until[place] = time.monotonic() + HOLD_S
+
+    def __contains__(self, place: object) -> bool:
+        """Tell whether a partition is held now."""
+        return place in self._until
 
     def release(self) -> None:
         """Let those go on that have stood long enough."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
-from kafka.structs import MemberState
+from kafka.structs import MemberState, OffsetAndMetadata
 
-from consumers.group import Membership, group_consumer
+from consumers.group import Flow, Membership, group_consumer
 from infra.kafka import ensure_topics
 from tests.waiting import wait_until
 
@@ -61,4 +63,41 @@ def test_a_consumer_that_fell_out_of_its_group_unawares_is_found_out(
                 "it is found out",
             )
     finally:
+        consumer.close(autocommit=False)
+
+
+def test_a_partition_that_gives_nothing_of_what_the_broker_has_is_found_out(
+    kafka_bootstrap: str, topic_name: str
+) -> None:
+    """The client library was seen never to ask again for one partition of three."""
+    ensure_topics(kafka_bootstrap, 2, topics=(topic_name,))
+    consumer = group_consumer(kafka_bootstrap, topic_name, topic_name, silence_s=6)
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap)
+    silent, other = (TopicPartition(topic_name, number) for number in (0, 1))
+
+    def poll_and_prove() -> None:
+        flow.note(consumer.poll(100))
+        flow.prove(held)
+
+    try:
+        flow = Flow(consumer, silence_s=0.1)
+        held: set[TopicPartition] = set()
+        wait_until(lambda: [consumer.poll(100), consumer.assignment()][1], "it has joined")
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            poll_and_prove()  # quiet, but there is nothing
+        consumer.pause(silent)
+        producer.send(topic_name, b"for the other", partition=other.partition).get(30)
+        producer.send(topic_name, b"for the silent one", partition=silent.partition).get(30)
+        consumer.commit({other: OffsetAndMetadata(1, "", -1)})
+        held.add(silent)
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            poll_and_prove()  # quiet, but somebody holds it
+        held.clear()
+
+        with pytest.raises(KafkaError, match=f"{topic_name}/0 gives nothing behind 0"):
+            wait_until(poll_and_prove, "it is found out")
+    finally:
+        producer.close()
         consumer.close(autocommit=False)
