@@ -20,7 +20,7 @@ from psycopg import Connection
 from ledger.booking import Booker, Connect, Prepared, Results, Superseded, answers_of
 from ledger.errors import LedgerError
 from ledger.packed import Stated
-from ledger.ticket import Ticket
+from ledger.ticket import Ticket, unrefused
 
 _log = logging.getLogger(__name__)
 SET_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %s, false)"
@@ -31,7 +31,7 @@ def settle(booker: Booker, tickets: list[Ticket]) -> None:
 
     While the store keeps everybody waiting, who has waited for others already is told at once.
     """
-    tickets = _with_patience(booker, tickets)
+    tickets = list(unrefused(tickets, lambda each: booker.refusal(each.since)))
     if not tickets:
         return
     try:
@@ -177,18 +177,6 @@ class Ahead:
             wait_ms_max = round(self._booker.patience_s * 1_000)
             self._reader.execute(SET_LOCK_TIMEOUT, (f"{wait_ms_max}ms",))
         return self._reader
-
-
-def _with_patience(booker: Booker, tickets: list[Ticket]) -> list[Ticket]:
-    """Refuse who has waited in vain for long enough; return the others."""
-    patient = []
-    for ticket in tickets:
-        refusal = booker.refusal(ticket.since)
-        if refusal is None:
-            patient.append(ticket)
-        else:
-            ticket.settle(refusal)
-    return patient
 
 
 def _settle_all(tickets: list[Ticket], results: list[Results]) -> None:

@@ -26,7 +26,7 @@ from ledger.business_types import BusinessTypes
 from ledger.errors import EngineStopped, LedgerError, Overloaded
 from ledger.heads import select_expired_in_tx
 from ledger.job import Job
-from ledger.ticket import Ticket
+from ledger.ticket import Ticket, unrefused
 
 __all__ = ["Engine", "EngineSettings", "Results", "Ticket"]
 
@@ -112,12 +112,8 @@ class Engine:
         A job that `submit` would refuse settles its ticket with the error.
         """
         with self._wake:
-            for ticket in tickets:
-                refusal = self._refusal(ticket.job)
-                if refusal is None:
-                    self._append(ticket)
-                else:
-                    ticket.settle(refusal)
+            for ticket in unrefused(tickets, lambda each: self._refusal(each.job)):
+                self._append(ticket)
             self._wake.notify()
 
     def _refusal(self, job: Job) -> LedgerError | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from ledger.errors import LedgerError, StoreUnavailable
 from ledger.hops import hops, now_ns, tell_settled
@@ -63,3 +63,15 @@ class Ticket:
             raise self._error
         assert self._results is not None
         return self._results
+
+
+def unrefused(
+    tickets: Iterable[Ticket], refusal_of: Callable[[Ticket], LedgerError | None]
+) -> Iterator[Ticket]:
+    """Yield the tickets nothing is said against; settle the others, each when its turn comes."""
+    for ticket in tickets:
+        refusal = refusal_of(ticket)
+        if refusal is None:
+            yield ticket
+        else:
+            ticket.settle(refusal)

@@ -52,6 +52,12 @@ def standby_of(primary: EmbeddedPostgres, folder: Path) -> Iterator[EmbeddedPost
         yield started
 
 
+def address_of(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> str:
+    """One address of both, the primary first."""
+    hosts = f"{quote(socket_of(primary), safe='')},{quote(socket_of(standby), safe='')}"
+    return f"postgresql://postgres@/daybook?host={hosts}&target_session_attrs=read-write"
+
+
 def test_a_lost_primary_is_replaced_by_its_standby(tmp_path: Path, fault: Fault) -> None:
     fault.name = "database: failover to the synchronous standby"
     with (
@@ -59,8 +65,7 @@ def test_a_lost_primary_is_replaced_by_its_standby(tmp_path: Path, fault: Fault)
         server_in(folder / "a") as primary,
         standby_of(primary, folder / "b") as standby,
     ):
-        hosts = f"{quote(socket_of(primary), safe='')},{quote(socket_of(standby), safe='')}"
-        both = f"postgresql://postgres@/daybook?host={hosts}&target_session_attrs=read-write"
+        both = address_of(primary, standby)
         with running_scene(tmp_path, both) as scene:
             open_probe(scene)
             with SeededLoad(scene, seed=fault.seed) as load:
@@ -83,8 +88,7 @@ def test_an_old_primary_that_comes_back_is_not_believed(tmp_path: Path, fault: F
         server_in(folder / "a") as primary,
         standby_of(primary, folder / "b") as standby,
     ):
-        hosts = f"{quote(socket_of(primary), safe='')},{quote(socket_of(standby), safe='')}"
-        both = f"postgresql://postgres@/daybook?host={hosts}&target_session_attrs=read-write"
+        both = address_of(primary, standby)
         with (
             running_scene(tmp_path, both) as scene,
             psycopg.connect(standby.url, autocommit=True) as admin,
