@@ -44,7 +44,7 @@ SELECT_OLDEST_PENDING = """
                  convert_from(state, 'UTF8')::json ->> 'book_id' AS book_id,
                  convert_from(state, 'UTF8')::json ->> 'operation_id' AS operation_id
           FROM ledger.stored_events
-          WHERE notification_id > %(visible)s AND notification_id <= %(visible)s + %(most)s
+          WHERE notification_id > %(visible)s AND notification_id <= %(until)s
             AND topic = 'ledger.recorded:OperationBooked'
           ORDER BY notification_id) e
     WHERE (%(book)s::text IS NULL OR e.book_id = %(book)s)
@@ -92,7 +92,8 @@ def select_backlog(
 def _oldest(
     conn: Connection[Any], now: dt.datetime, visible: int, book_id: str | None
 ) -> OldestOperation | None:
-    values = {"book": book_id, "visible": visible, "most": PENDING_LOOKED_AT_MAX}
+    # Summed here: a number goes to the server in as few bytes as it fits, and a sum may not.
+    values = {"book": book_id, "visible": visible, "until": visible + PENDING_LOOKED_AT_MAX}
     found = [
         row
         for query in (SELECT_OLDEST_OPEN, SELECT_OLDEST_PENDING)

@@ -170,6 +170,17 @@ def test_the_status_of_one_book_names_no_operation_of_another(
     assert other.lag_operations == 1
 
 
+@pytest.mark.parametrize("position", [0, 12_768, 32_767, 2**31 - 1])
+def test_wherever_the_log_stands_the_backlog_can_be_read(database_url: str, position: int) -> None:
+    """A position and its distance each fit a small integer of the server; their sum does not."""
+    consume_log(database_url)
+    with connect_to(database_url) as conn:
+        conn.execute("UPDATE positions SET position = %s", (position,))
+        found = select_backlog(conn, dt.datetime.now(dt.UTC))
+
+    assert (found.position, found.oldest) == (position, None)
+
+
 def test_a_stopped_lane_degrades_the_readiness_and_keeps_the_traffic(
     api: ApiCaller, database_url: str
 ) -> None:
