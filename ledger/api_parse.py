@@ -227,10 +227,8 @@ def _check_instant(instant: dt.datetime, leg_no: int) -> None:
 
 
 def _register_fields(change: Change) -> tuple[str, ...]:
-    if isinstance(change, FreezeAccount | RegisterInquiry):
+    if isinstance(change, FreezeAccount | UnfreezeAccount | RegisterInquiry):
         return ("authority", "order_number", "reason")
-    if isinstance(change, UnfreezeAccount):
-        return ("authority", "order_number")
     return ()
 
 

@@ -122,7 +122,7 @@ class FreezeAccount(_Change, frozen=True, gc=False, kw_only=True, tag="freeze"):
 
 
 class UnfreezeAccount(_Change, frozen=True, gc=False, kw_only=True, tag="unfreeze"):
-    """Lift a freeze of the whole account; only the same authority may."""
+    """Lift a freeze of the whole account; only the same authority may, and says why."""
 
     freeze_id: Name
 
@@ -217,7 +217,7 @@ LEG_FIELDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         frozenset({"freeze_id", "authority", "order_number", "reason"}),
     ),
     "unfreeze": (
-        frozenset({"freeze_id", "authority", "order_number"}),
+        frozenset({"freeze_id", "authority", "order_number", "reason"}),
         frozenset({"freeze_id", "authority", "order_number", "reason"}),
     ),
 }

@@ -94,8 +94,8 @@ def unfreeze(
     number: Number,
     authority: Authority,
     order: Order,
+    reason: Reason,
     freeze_id: Annotated[str, typer.Option(help="The freeze to lift.")],
-    reason: Reason = "",
     amount: Annotated[str | None, FROZEN_AMOUNT] = None,
     as_json: Json = False,
 ) -> None:
@@ -103,12 +103,13 @@ def unfreeze(
 
     \b
     Examples:
-      daybook accounts unfreeze C-1 --freeze-id 2026-17 --authority Court --order 2026-31
-      daybook accounts unfreeze C-1 --amount 500 --freeze-id 2026-18 --authority Court --order 9
+      daybook accounts unfreeze C-1 --freeze-id 2026-17 --authority Court --order 31 --reason Paid
+      daybook accounts unfreeze C-1 --amount 500 --freeze-id 2026-18 \\
+        --authority Court --order 32 --reason "half of the debt is paid"
     """
     if amount is not None:
         leg = _frozen_leg(ctx, "unfreeze", number, amount, (freeze_id, authority, order))
-        _post_leg(ctx, msgspec.structs.replace(leg, reason=reason or None), as_json=as_json)
+        _post_leg(ctx, msgspec.structs.replace(leg, reason=reason), as_json=as_json)
         return
     change = op.UnfreezeAccount(
         operation_id=new_operation_id(),

@@ -136,6 +136,8 @@ def test_standing_changes_go_into_the_register(daybook: Daybook) -> None:
         "1",
         "--freeze-id",
         "2026-17",
+        "--reason",
+        "Settled",
     )
     assert lifted.code == ExitCode.NO
     assert "other_authority" in lifted.out
@@ -167,7 +169,7 @@ def test_an_amount_is_frozen_and_lifted_by_the_same_authority(daybook: Daybook) 
     assert frozen.code == ExitCode.OK, frozen.err
     shown = daybook("accounts", "show", "C-amount", "--json").json
     assert (shown["frozen"], shown["available"]) == (400, 600)
-    lift = ("accounts", "unfreeze", *words, "1.00", "--freeze-id", "17", *order)
+    lift = ("accounts", "unfreeze", *words, "1.00", "--freeze-id", "17", "--reason", "Paid", *order)
     other = daybook(*lift, "Police")
     assert (other.code, "other_authority" in other.out) == (ExitCode.NO, True)
     assert daybook(*lift, "Court").code == ExitCode.OK

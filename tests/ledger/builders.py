@@ -94,6 +94,7 @@ def unfreeze(
         freeze_id=freeze_id,
         authority=authority,
         order_number="order-2",
+        reason="case 1 is settled",
     )
 
 

@@ -229,7 +229,7 @@ def test_the_register_says_who_when_why_and_by_which_order(api: ApiCaller) -> No
     clerk = api.make_key("post", principal="clerk")
     body = operation("f-2", frozen, business_type="freeze")
     assert api.post(OPERATIONS, body, key=clerk).status_code == 201
-    lifted = {"authority": "court-3", "order": "2026-18", "reason": ""}
+    lifted = {"authority": "court-3", "order": "2026-18", "reason": "paid"}
     command(api, "C-1", "u-1", command="unfreeze", freeze_id="whole", **lifted)
 
     items = api.get("/v1/accounts/C-1/register").json()["items"]
@@ -242,7 +242,7 @@ def test_the_register_says_who_when_why_and_by_which_order(api: ApiCaller) -> No
         ("AccountUnfrozen", "local"),
     ]
     assert {name: items[3]["fact"][name] for name in order} == order
-    assert items[4]["fact"]["order"] == "2026-18"
+    assert {name: items[4]["fact"][name] for name in order} == lifted
 
 
 def test_open_holds_and_freezes_in_force_are_listed(api: ApiCaller) -> None:

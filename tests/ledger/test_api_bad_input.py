@@ -354,6 +354,10 @@ def test_an_account_that_breaks_its_schema_is_refused(
         ({"command": "freeze", "freeze_id": "f", "authority": "c", "reason": "r"}, "missing_field"),
         ({"command": "freeze", "freeze_id": "f", "order": "o", "reason": "r"}, "missing_field"),
         ({"command": "freeze", "authority": "c", "order": "o", "reason": "r"}, "missing_field"),
+        (
+            {"command": "unfreeze", "freeze_id": "f", "authority": "c", "order": "o"},
+            "missing_field",
+        ),
         ({"command": "court_inquiry"}, "missing_field"),
         ({"command": "limit", "business_type": "gift"}, "unknown_business_type"),
         (

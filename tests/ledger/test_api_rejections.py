@@ -122,12 +122,12 @@ def test_what_is_must_book_goes_to_suspense_instead(api: ApiCaller) -> None:
         ("frozen", FREEZE, "freeze_exists"),
         (
             "frozen",
-            {"command": "unfreeze", "freeze_id": "f", "authority": "other", "order": "o"},
+            FREEZE | {"command": "unfreeze", "authority": "other"},
             "other_authority",
         ),
         (
             "rich",
-            {"command": "unfreeze", "freeze_id": "f", "authority": "c", "order": "o"},
+            FREEZE | {"command": "unfreeze"},
             "unknown_freeze",
         ),
         ("rich", {"command": "report_found"}, "no_change"),
