@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from bench import (
     audit,
     books,
     drain,
+    everything,
     flash_sale,
     history,
     http_batch,
@@ -23,13 +25,14 @@ from bench import (
     http_single,
     overload,
     rebuild,
+    size,
     sweep,
     visible,
     write_path,
 )
 from bench.machine import machine_description
 from bench.place import Place, Run
-from bench.scale import FULL, QUICK
+from bench.scale import FULL, LARGE_EVENTS, QUICK
 from bench.sheet import Sheet
 from infra.settings import load_settings
 
@@ -43,10 +46,12 @@ BENCHMARKS: dict[str, Callable[[Run], None]] = {
     "books": books.run_on_log,
     "books-kafka": books.run_on_kafka,
     "visible": visible.run,
+    "everything": everything.run,
     "drain": drain.run,
     "audit": audit.run,
     "sweep": sweep.run,
     "rebuild": rebuild.run,
+    "size": size.run,
     "import": history.run,
 }
 FULL_ONLY = frozenset({"overload"})
@@ -56,6 +61,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     quick: Annotated[bool, typer.Option(help="Smaller and shorter: under three minutes.")] = False,
+    large: Annotated[
+        bool, typer.Option(help="`size` also with 100 million events: an hour and 100 GB.")
+    ] = False,
     only: Annotated[
         list[str] | None, typer.Option(help=f"One of {', '.join(BENCHMARKS)}; may be repeated.")
     ] = None,
@@ -71,6 +79,8 @@ def main(
     console = Console(width=None if Console().is_terminal else 140)
     folder = load_settings().home / "bench"
     scale = QUICK if quick else FULL
+    if large:
+        scale = replace(scale, size_events=(*scale.size_events, LARGE_EVENTS))
     sheet = Sheet()
     started = time.monotonic()
     with Place(folder) as place:

@@ -14,17 +14,22 @@ from bench.load import Plan, post_load
 from bench.place import BOOK, Run, engine_on, parser
 from bench.processes import api_server
 from bench.scale import HTTP_BATCH_SIZES
+from bench.sheet import Aim
+from bench.textbook import Textbook
 
 BATCH = "HTTP batches (two-leg transfers), two callers"
 CALLERS = 2
 PATH = "/v1/operations:batch"
 RATE, P50, IN_PROCESS, RATIO = "operations/s", "p50 ms", "engine in process/s", "ratio to engine"
+TIMES = "× textbook's best"
+TIMES_LEAST = 10
 FORMATS = {"NDJSON": "application/x-ndjson", "JSON array": "application/json"}
 
 
 def run(run: Run) -> None:
     """Measure each size and format once a round, beside the engine in process."""
     place, scale = run.place, run.scale
+    textbook = Textbook(place.bare_database("textbook"), place.folder)
     with (
         api_server(place.database("http_batch"), place.folder) as (url, _),
         ExitStack() as stack,
@@ -35,6 +40,7 @@ def run(run: Run) -> None:
         }
         for number in range(scale.rounds):
             documents = Documents(seed=2_000 + number)
+            best = textbook.best_per_s(scale.textbook_s)
             for size in HTTP_BATCH_SIZES:
                 count = scale.http_batch_operations[size]
                 engine_rate = count / engine_s(
@@ -56,8 +62,12 @@ def run(run: Run) -> None:
                             P50: report.percentile_ms(50),
                             IN_PROCESS: engine_rate,
                             RATIO: rate / engine_rate,
+                            TIMES: rate / best,
                         },
                     )
+    for size in HTTP_BATCH_SIZES[1:]:
+        words = f"HTTP, NDJSON batches of {size:,}: times the textbook's best"
+        run.sheet.aim(Aim(words, BATCH, f"NDJSON, {size:,}", TIMES, at_least=TIMES_LEAST))
 
 
 def _body(documents: list[bytes], content_type: str) -> bytes:

@@ -16,10 +16,13 @@ from bench.load import Plan, Report, post_load
 from bench.place import BOOK, Run
 from bench.processes import Child, api_server, bare_server
 from bench.sheet import Aim, Sheet
+from bench.textbook import Textbook
 from infra.http_load import Caller, Request
 
 HTTP = "HTTP single postings (recharge with a fee), one API process"
 POSTINGS = "/v1/operations"
+BESIDE_TEXTBOOK = 64  # callers
+TIMES = "× textbook's best"
 HALF_OF = 32  # callers, of whose rate half is offered
 RATE = "postings/s"
 P50, P99, P999 = "p50 ms", "p99 ms", "p99.9 ms"
@@ -37,6 +40,7 @@ def run(run: Run) -> None:
         bare_server(place.folder) as bare_url,
     ):
         bare_database = place.bare_database("durable")
+        textbook = Textbook(place.bare_database("textbook"), place.folder)
         asyncio.run(_prove_same_documents(place.key, url))
         for number in range(scale.rounds):
             documents = Documents(seed=1_000 + number)
@@ -54,6 +58,8 @@ def run(run: Run) -> None:
                     half = posted.per_s / 2
                     paced = _post(place.key, url, POSTINGS, documents, callers, count // 2, half)
                     cells[AT_HALF] = paced.percentile_ms(99)
+                if callers == BESIDE_TEXTBOOK:
+                    cells[TIMES] = posted.per_s / textbook.best_per_s(scale.textbook_s)
                 sheet.add(HTTP, subject(callers), cells)
         _note_memory(sheet, api)
     _aims(run)
@@ -123,6 +129,8 @@ def _aims(run: Run) -> None:
     run.sheet.aim(
         Aim("HTTP, 32 callers: ratio to empty endpoint", HTTP, words, RATIO, at_least=0.6)
     )
+    words_64 = f"HTTP, {BESIDE_TEXTBOOK} callers: times the textbook's best"
+    run.sheet.aim(Aim(words_64, HTTP, subject(BESIDE_TEXTBOOK), TIMES, at_least=3))
     one, most = subject(1), subject(HALF_OF)
     run.sheet.aim(Aim("HTTP, 1 caller: p50 in commits", HTTP, one, COMMITS, at_most=4))
     run.sheet.aim(Aim("HTTP, half of maximum: p99 ms", HTTP, most, AT_HALF, at_most=20))

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import msgspec
@@ -52,18 +54,22 @@ class Sent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class OpenReport(msgspec.Struct, frozen=True):
-    """What came back; `overload_s` is how long the first part was offered."""
+    """What came back; `overload_s` is how long the first part was offered.
+
+    `memory_mib` is the most that the generator had resident, requests and answers included.
+    """
 
     sent: list[Sent]
     elapsed_s: float
     overload_s: float
     cpu_s: float
     connections: int
+    memory_mib: float
 
 
-def offer(plan: OpenPlan, *, then: list[bytes], then_per_s: float) -> OpenReport:
+def offer(plan: OpenPlan, *, then: Sequence[bytes] = (), then_per_s: float = 1.0) -> OpenReport:
     """Let a generator process offer the plan, then the calm part after it."""
-    plan = msgspec.structs.replace(plan, then=then, then_per_s=then_per_s)
+    plan = msgspec.structs.replace(plan, then=list(then), then_per_s=then_per_s)
     done = subprocess.run(
         [sys.executable, "-m", "bench.open_load"],
         input=msgspec.msgpack.encode(plan),
@@ -143,6 +149,7 @@ async def _carry_out(plan: OpenPlan) -> OpenReport:
         overload_s,
         time.process_time() - cpu_before,
         offering.connections,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
 
 

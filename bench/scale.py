@@ -7,6 +7,7 @@ from dataclasses import dataclass
 ACCOUNTS = 10_000
 BATCH_SIZES = (1, 100, 1_000, 8_000)
 HTTP_BATCH_SIZES = (100, 1_000, 8_000)
+LARGE_EVENTS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class Scale:
     import_rows: int
     overload_s: float
     overload_probe: int
+    everything_s: float
+    size_events: tuple[int, ...]
+    size_block: int
+    size_operations: int
+    size_postings: int
+    size_look_ups: int
 
 
 QUICK = Scale(
@@ -40,7 +47,7 @@ QUICK = Scale(
     operations_by_batch_size={1: 150, 100: 2_000, 1_000: 10_000, 8_000: 16_000},
     textbook_s=0.7,
     aggregate_transfers=150,
-    callers=(1, 8, 32),
+    callers=(1, 8, 32, 64),
     postings_by_callers={1: 250, 8: 1_000, 32: 2_500, 64: 2_500},
     http_batch_operations={100: 1_000, 1_000: 3_000, 8_000: 8_000},
     mix_postings=1_500,
@@ -54,6 +61,12 @@ QUICK = Scale(
     import_rows=6_000,
     overload_s=5.0,
     overload_probe=2_000,
+    everything_s=2.5,
+    size_events=(100_000, 500_000),
+    size_block=5_000,
+    size_operations=3_000,
+    size_postings=800,
+    size_look_ups=100,
 )
 FULL = Scale(
     name="full",
@@ -75,4 +88,10 @@ FULL = Scale(
     import_rows=0,
     overload_s=60.0,
     overload_probe=8_000,
+    everything_s=20.0,
+    size_events=(1_000_000, 10_000_000),
+    size_block=20_000,
+    size_operations=10_000,
+    size_postings=4_000,
+    size_look_ups=500,
 )

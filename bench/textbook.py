@@ -63,7 +63,22 @@ ENTER_TOO = ENTER.replace("'debit', %(source)s", "'credit', %(target)s")
 PAY = "UPDATE accounts SET balance = balance - 100 WHERE account_id = %(source)s"
 PAY_IN = "UPDATE accounts SET balance = balance + 100 WHERE account_id = %(target)s"
 ASSUMED_RATE = 2_500
+BEST_OF = (8, 32)  # connections; one alone is always slower
 RATE = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
+
+
+class Textbook:
+    """The textbook's tables in a database of their own, for a ratio within a round."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._url, self._script = url, make_textbook(url, folder)
+
+    def best_per_s(self, seconds: float) -> float:
+        """Return the best rate of transfers; `seconds` for each number of connections."""
+        return max(
+            textbook_rate(self._url, self._script, connections=number, seconds=seconds)
+            for number in BEST_OF
+        )
 
 
 def make_textbook(url: str, folder: Path) -> Path:
