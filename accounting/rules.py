@@ -20,6 +20,7 @@ from accounting.ruleset_files import load_ruleset
 from accounting.voucher import Voucher, VoucherLine, currency_differences, voucher_id_of
 from ledger.buffers import APPLY
 from ledger.events import MOVEMENT_KINDS, BookedLeg, OperationBooked
+from ledger.gathering import GATHER
 from ledger.money import AMOUNT_MAX
 
 __all__ = [
@@ -34,7 +35,8 @@ __all__ = [
     "voucher_for",
 ]
 
-APPLY_RULE = "engine.apply"  # the rule id of what the engine applied from a buffer account
+# The rule ids of what the engine applied from a buffer account, or gathered from stripes.
+ENGINE_RULES = {APPLY.code: "engine.apply", GATHER.code: "engine.gather"}
 SumsByName = dict[str, dict[str, int]]
 NOTHING: Mapping[str, int] = {}
 
@@ -88,8 +90,8 @@ def voucher_for(
     an accounting date up to `closed_through` is parked as `closed_period`.
     """
     date = accounting_date or operation.business_date
-    if operation.business_type == APPLY.code:
-        return _applied(operation, ruleset, date, closed_through)
+    if operation.business_type in ENGINE_RULES:
+        return _of_engine(operation, ruleset, date, closed_through)
     plan = ruleset.plan_on(operation.business_type, operation.business_date)
     if plan is None:
         detail = f"{operation.business_type} on {operation.business_date}"
@@ -112,17 +114,18 @@ def voucher_for(
     return _vouchers(operation, plan.rule.rule_id, ruleset.hash, bodies, date, closed_through)
 
 
-def _applied(
+def _of_engine(
     operation: OperationBooked, ruleset: Ruleset, date: str, closed_through: str | None
 ) -> Vouchered | NonPosting | Parked:
-    """Post what the engine applied from a buffer account; no ruleset needs a rule for it.
+    """Post what the engine applied or gathered; no ruleset needs a rule for it.
 
-    Buffer and account are on one subject, so nothing moves there. What went to suspense
-    instead is a line on either subject: each leg on its own side.
+    Buffer, stripes and account are on one subject, so nothing moves there. What went to
+    suspense instead is a line on either subject: each leg on its own side.
     """
+    rule_id = ENGINE_RULES[operation.business_type]
     moves = [leg for leg in operation.legs if leg.kind in MOVEMENT_KINDS]
     if _non_posting_moved(moves) is None:
-        return NonPosting(APPLY_RULE, ruleset.hash)
+        return NonPosting(rule_id, ruleset.hash)
     parked = _unknown(operation, moves, ruleset)
     if parked is not None:
         return parked
@@ -131,7 +134,7 @@ def _applied(
     unbalanced = _unbalanced([lines])
     if unbalanced is not None:
         return unbalanced
-    return _vouchers(operation, APPLY_RULE, ruleset.hash, [lines], date, closed_through)
+    return _vouchers(operation, rule_id, ruleset.hash, [lines], date, closed_through)
 
 
 def _vouchers(

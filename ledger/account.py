@@ -92,6 +92,13 @@ class CreditTerms(msgspec.Struct, frozen=True, gc=False):
         return (self.valid_from or "") <= date <= (self.valid_to or date)
 
 
+class Striping(msgspec.Struct, frozen=True, gc=False):
+    """Over how many stripe accounts inflows go (0: none any more), and how many there have been."""
+
+    stripes: int
+    opened: int
+
+
 class Accepted(msgspec.Struct, frozen=True, gc=False):
     """What waits on a buffer account: since when, how many entries, gross on each side."""
 
@@ -136,6 +143,7 @@ class Account(msgspec.Struct, gc=False):
     buffering: Buffering | None = None
     accepted: Accepted | None = None
     credit_terms: CreditTerms | None = None
+    striping: Striping | None = None
     holds: dict[str, Hold] = {}
     freezes: dict[str, Freeze] = {}
     limits: dict[str, Limit] = {}

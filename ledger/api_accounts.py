@@ -28,7 +28,7 @@ from ledger.reads import (
 from ledger.recall import select_ended_through
 from ledger.stream_reads import EventPage, select_account_events, select_register
 
-_NUMBER = re.compile(r"[!-.0-~]{1,71}")  # 64, and those of buffer accounts
+_NUMBER = re.compile(r"[!-.0-~]{1,74}")  # 64, and those of stripe accounts
 _ETAG = re.compile(rb'"(?P<version>[0-9]{1,18})"')
 
 
@@ -72,7 +72,7 @@ async def change_account(api: Api, call: Call) -> Reply:
 def _number(call: Call) -> str:
     number = call.params["number"]
     if not _NUMBER.fullmatch(number):
-        raise NotFound("account numbers have 1 to 71 visible ASCII characters, no slash")
+        raise NotFound("account numbers have 1 to 74 visible ASCII characters, no slash")
     return number
 
 

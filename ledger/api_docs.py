@@ -53,7 +53,7 @@ PARAMETERS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"enum": ["receive_only", "normal", "blocked", "partial_stop"]},
         "Only accounts with this payment status.",
     ),
-    "number": ("path", {"type": "string", "pattern": "^[!-.0-~]{1,71}$"}, "Account number."),
+    "number": ("path", {"type": "string", "pattern": "^[!-.0-~]{1,74}$"}, "Account number."),
     "operation_id": (
         "path",
         {"type": "string", "minLength": 1, "maxLength": 128},

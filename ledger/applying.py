@@ -14,11 +14,12 @@ import msgspec
 
 from ledger import events as ev
 from ledger import operation as op
-from ledger.account import Account, LegContext, decide_leg, moved
+from ledger.account import Account, LegContext, moved
 from ledger.buffers import APPLY
 from ledger.errors import Rejection
 from ledger.evolve import evolve
 from ledger.legs import ENGINE, Legs, Lookup, SuspenseOf, booked_leg, goes_to_suspense, suspend
+from ledger.stripes import decide_on_whole
 
 PREFIX = "daybook:apply:"
 BOOKED_ANYWAY = "booked_anyway"  # the code: the account's standing was passed over
@@ -44,12 +45,14 @@ def decide_application(
     date = max(given.open_date, account.business_date or "", buffer.business_date or "")
     context = LegContext(operation_id, APPLY, date, date, given.booked_at)
     legs = Legs({}, [], [], [], {})
+    if account.striping is not None:
+        legs.striped = {account.number}
     for leg_no, leg in enumerate(requested, start=1):
         target = account if leg.account == account.number else buffer
         before = legs.accounts.get(leg.account, target)
         decision: ev.Moved | Rejection = moved(before, leg, leg_no, context)
         if target is account:
-            decision = decide_leg(before, leg, leg_no, context)
+            decision = decide_on_whole(before, leg, leg_no, context, lookup)
         if isinstance(decision, Rejection) and goes_to_suspense(before, leg, context):
             found = suspend(legs, leg, leg_no, context, decision, lookup, suspense)
             legs.booked.append(booked_leg(leg, leg_no, found))

@@ -65,7 +65,7 @@ class Fold:
         self.operations = 0
         self.last_id = 0
         self._foreign: dict[bytes, int] = {}
-        self._legs = Legs()
+        self._legs = Legs(self.accounts)
         self._originals = Originals(conn, types)
         self._seal: Seal
         self._closed: str | None = None

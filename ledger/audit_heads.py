@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
-from ledger.account import Account, Buffering, CreditTerms
+from ledger.account import Account, Buffering, CreditTerms, Striping
 from ledger.audit_fold import Fold
 from ledger.audit_verdict import compare_table
 
@@ -57,6 +57,8 @@ ACCOUNTS = (
     "credit_agreement",
     "credit_from",
     "credit_to",
+    "stripes",
+    "stripes_opened",
     "holds_open",
     "freezes_open",
     "limits_set",
@@ -84,7 +86,8 @@ SELECT_ACCOUNTS = """
            day_debits, day_credits, debit_total, credit_total, whole_freezes, opened_at,
            opened_by, opened_date::text, buffer_ms, buffer_directions, buffer_agreement,
            buffer_from::text, buffer_to::text, buffer_entries_max, credit_agreement,
-           credit_from::text, credit_to::text, holds_open, freezes_open, limits_set
+           credit_from::text, credit_to::text, stripes, stripes_opened, holds_open, freezes_open,
+           limits_set
     FROM ledger.accounts ORDER BY account_id
 """
 SELECT_HOLDS = """
@@ -113,6 +116,7 @@ _PARTIAL_TYPES = ACCOUNTS.index("partial_types")
 _FACTS = 29  # fields of Account before its agreement and details; the columns' order but one
 _AGREED = len(Buffering.__struct_fields__)
 _TERMS = len(CreditTerms.__struct_fields__)
+_STRIPED = len(Striping.__struct_fields__)
 
 Rows = dict[tuple[Any, ...], tuple[Any, ...]]
 
@@ -157,10 +161,11 @@ def _array_as_tuple(row: tuple[Any, ...]) -> tuple[Any, ...]:
 def _account_row(stream: bytes, account: Account) -> tuple[Any, ...]:
     facts = [getattr(account, name) for name in account.__struct_fields__[:_FACTS]]
     details = (len(account.holds), len(account.freezes), len(account.limits))
-    agreed, signed = account.buffering, account.credit_terms
+    agreed, signed, striping = account.buffering, account.credit_terms, account.striping
     terms = (None,) * _TERMS if signed is None else msgspec.structs.astuple(signed)
     buffering = (None,) * _AGREED if agreed is None else msgspec.structs.astuple(agreed)
-    return (stream, *facts, *buffering, *terms, *details)
+    stripes = (None,) * _STRIPED if striping is None else msgspec.structs.astuple(striping)
+    return (stream, *facts, *buffering, *terms, *stripes, *details)
 
 
 def _accepted(fold: Fold) -> Rows:

@@ -7,12 +7,15 @@ stands there by itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ledger import events as ev
 from ledger.account import Account
 from ledger.audit_verdict import differ
-from ledger.buffers import BUFFER, is_accepted
+from ledger.buffers import is_accepted
+from ledger.codec import account_stream
+from ledger.stripes import ENGINE_TYPES, is_striped, whole_of
 
 EVENTS = "ledger.stored_events"
 CHECK = "legs and account events"
@@ -40,18 +43,26 @@ _EVENT_FIELDS = (
 )
 _ACCOUNT_FIELDS = ("kind", "account_type", "subject", "currency", "normal_side")
 _COMMAND_FIELDS = ("event", "business_date", "booked_at", "principal", "operation_id")
+_OPENED_BY_ENGINE = ENGINE_TYPES | {"suspense"}
 _Leg = tuple[ev.OperationBooked, ev.BookedLeg, ev.TouchedAccount | None, int]
 
 
 class Legs:
-    """The open claims of the commit that is being read, by account number and version."""
+    """The open claims of the commit that is being read, by account number and version.
 
-    def __init__(self) -> None:
+    `accounts`, by stream, are as the events read so far have left them. What is said of an account
+    with stripes is checked when all events of its operation have been read.
+    """
+
+    def __init__(self, accounts: Mapping[bytes, Account]) -> None:
+        self._accounts = accounts
+        self._wholes: list[tuple[str, ev.TouchedAccount, int]] = []
         self._legs: dict[tuple[str, int], _Leg] = {}
         self._commands: dict[tuple[str, int], tuple[ev.CommandBooked, int]] = {}
 
     def claim(self, operation: ev.OperationBooked, position: int) -> None:
         """Expect an account event for each leg of a booked operation."""
+        self._check_wholes()
         touched = {account.account: account for account in operation.accounts}
         for leg in operation.legs:
             after = touched.get(leg.account)
@@ -65,11 +76,15 @@ class Legs:
             self._legs[key] = (operation, leg, after, position)
         if operation.issues:
             _check_issues(operation, position)
-        for number in touched:
+        for number, whole in touched.items():
+            if any(leg.intended_account == number and is_striped(leg) for leg in operation.legs):
+                self._wholes.append((operation.book_id, whole, position))
+                continue
             _unlike(position, f"state.accounts[{number}]", "the version of a leg", None)
 
     def claim_command(self, command: ev.CommandBooked, position: int) -> None:
         """Expect the account event that a command became."""
+        self._check_wholes()
         self._commands[command.account, command.version] = (command, position)
 
     def settle(self, event: ev.Moved, account: Account, position: int) -> None:
@@ -121,7 +136,9 @@ class Legs:
             intended = getattr(event, "intended_account", None)
             if intended != leg.intended_account:
                 _unlike(position, "state.intended_account", leg.intended_account, intended)
-        if touched is not None:
+        if touched is not None and account.striping is not None:
+            self._wholes.append((operation.book_id, touched, position))
+        elif touched is not None:
             check_touched(touched, account, position)
 
     def settle_command(
@@ -130,7 +147,7 @@ class Legs:
         """Match a change of standing with the command that asked for it."""
         claim = self._commands.pop((event.account, event.version), None)
         if claim is None:
-            own = isinstance(event, ev.AccountOpened) and event.type in ("suspense", BUFFER)
+            own = isinstance(event, ev.AccountOpened) and event.type in _OPENED_BY_ENGINE
             if own and (event.account, event.version + 1) in self._legs:
                 return  # the engine opens such an account for the leg that follows
             _unlike(position, "state", "a booked command of this commit", None)
@@ -151,15 +168,31 @@ class Legs:
         )
         if claimed != found:
             _unlike_field(position, _COMMAND_FIELDS, claimed, found)
-        check_touched(command.touched, account, claimed_at)
+        check_touched(command.touched, self._whole(account), claimed_at)
 
     def finish_commit(self) -> None:
         """Prove that every claim of the commit has had its event."""
+        self._check_wholes()
         for operation, leg, _, position in self._legs.values():
             what = f"state.legs[{leg.no}]"
             _unlike(position, what, "an account event", f"none in {operation.operation_id}")
         for command, position in self._commands.values():
             _unlike(position, "state.event", command.event, None)
+
+    def _check_wholes(self) -> None:
+        """Check what the operation before said of accounts with stripes: one each, all in all."""
+        for book_id, touched, position in self._wholes:
+            home = self._accounts.get(account_stream(book_id, touched.account))
+            if home is None:
+                _unlike(position, f"state.accounts[{touched.account}]", "an account", None)
+            check_touched(touched, self._whole(home), position)
+        self._wholes.clear()
+
+    def _whole(self, account: Account) -> Account:
+        if account.striping is None:
+            return account
+        book_id = account.book_id
+        return whole_of(account, lambda each: self._accounts.get(account_stream(book_id, each)))
 
 
 def _check_issues(operation: ev.OperationBooked, position: int) -> None:
@@ -167,7 +200,7 @@ def _check_issues(operation: ev.OperationBooked, position: int) -> None:
     sent_elsewhere = [
         (leg.no, leg.account, leg.intended_account, leg.amount_minor, leg.currency)
         for leg in operation.legs
-        if leg.intended_account is not None and not is_accepted(leg)
+        if leg.intended_account is not None and not (is_accepted(leg) or is_striped(leg))
     ]
     issues = [
         (issue.leg_no, issue.account, issue.intended_account, issue.amount_minor, issue.currency)

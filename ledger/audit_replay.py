@@ -19,17 +19,29 @@ from ledger import events as ev
 from ledger.account import Account, instant_text
 from ledger.codec import Row, account_stream, decode_event, digest_of
 from ledger.errors import InvalidRequest, LogCorrupt, NotFound
-from ledger.evolve import evolve
+from ledger.evolve import evolve, opened
+from ledger.operation import STRIPES_MAX
+from ledger.stripes import is_stripe, stripe_number, whole_of
 
 SELECT_STREAM = """
-    SELECT notification_id, originator_version, textsend(topic), state, digest
+    SELECT uuid_send(originator_id), notification_id, originator_version, textsend(topic), state,
+           digest
     FROM ledger.stored_events WHERE originator_id = %s ORDER BY originator_version
+"""
+SELECT_STREAMS = """
+    SELECT uuid_send(originator_id), notification_id, originator_version, textsend(topic), state,
+           digest
+    FROM ledger.stored_events WHERE originator_id = ANY(%s) ORDER BY notification_id
+"""
+SELECT_FIRST = """
+    SELECT originator_id, topic, state FROM ledger.stored_events
+    WHERE originator_id = ANY(%s) AND originator_version = 1 ORDER BY originator_id
 """
 ROWS_PER_READ = 5_000
 
 
 class ReplayedEvent(msgspec.Struct, frozen=True):
-    """One event of the account with its place in the log and the balance it left."""
+    """One event of the account, or of a stripe of it, with its place and the balance it left."""
 
     position: int
     version: int
@@ -57,19 +69,24 @@ def replay(
 ) -> Replay:
     """Fold an account's events: all, or up to an instant, a version or the end of a date.
 
+    An account with stripes is one: their events are there too, each with the whole's balance; a
+    version is that of the account's own stream.
+
     Raises `NotFound` when the account had no event by then or has fewer versions,
     `InvalidRequest` for an instant without UTC offset or more than one point, and
     `LogCorrupt` for a row that is not as written.
     """
     included = _until(at, at_version, at_date)
+    accounts: dict[str, Account] = {}
     account: Account | None = None
     events: list[ReplayedEvent] = []
-    stream = account_stream(book_id, number)
-    with conn.transaction(), closing(_read_stream(conn, stream)) as read:
+    with conn.transaction(), closing(_read_streams(conn, _streams(conn, book_id, number))) as read:
         for position, event in read:
-            if not included(event):
+            own = event.account == number
+            if not included(event) and (own or at_version is None):
                 break
-            account = evolve(account, event)
+            accounts[event.account] = evolve(accounts.get(event.account), event)
+            account = whole_of(accounts[number], accounts.get)
             events.append(
                 ReplayedEvent(
                     position,
@@ -80,6 +97,8 @@ def replay(
                     event,
                 )
             )
+            if own and event.version == at_version:
+                break  # what lies on stripes later is not of this version
     if account is None:
         raise NotFound(f"no account {number!r} in book {book_id!r} by then")
     if at_version is not None and account.version < at_version:
@@ -106,20 +125,39 @@ def _until(
     return lambda _: True
 
 
-def _read_stream(
-    conn: Connection[Any], stream: bytes
+def _streams(conn: Connection[Any], book_id: str, number: str) -> list[bytes]:
+    """Return the streams of an account: its own, and those of its stripes."""
+    stripes = {
+        uuid.UUID(bytes=account_stream(book_id, stripe_number(number, stripe)))
+        for stripe in range(1, STRIPES_MAX + 1)
+    }
+    streams = [account_stream(book_id, number)]
+    for stream, topic, state in conn.execute(SELECT_FIRST, (list(stripes),)):
+        event = decode_event(topic, state)
+        if isinstance(event, ev.AccountOpened) and event.parent == number:
+            streams += [stream.bytes] if is_stripe(opened(event)) else []
+    return streams
+
+
+def _read_streams(
+    conn: Connection[Any], streams: list[bytes]
 ) -> Generator[tuple[int, ev.AccountEvent], None, None]:
-    """Yield an account's events in order, each proved by its digest, versions without gaps."""
-    expected = 1
+    """Yield their events in the log's order, each proved by its digest, versions without gaps."""
+    expected = dict.fromkeys(streams, 1)
     with conn.cursor(name="replay") as cursor:
         cursor.itersize = ROWS_PER_READ
-        cursor.execute(SELECT_STREAM, (uuid.UUID(bytes=stream),), binary=True)
-        for position, version, topic, state, digest in cursor:
+        if len(streams) == 1:
+            cursor.execute(SELECT_STREAM, (uuid.UUID(bytes=streams[0]),), binary=True)
+        else:
+            ids = [uuid.UUID(bytes=stream) for stream in streams]
+            cursor.execute(SELECT_STREAMS, (ids,), binary=True)
+        for stream, position, version, topic, state, digest in cursor:
             if digest_of(position, Row(stream, version, topic, state)) != digest:
                 raise LogCorrupt(f"position {position}: the row's digest does not fit")
-            if version != expected:
-                raise LogCorrupt(f"position {position}: version {version}, expected {expected}")
+            if version != expected[stream]:
+                wanted = expected[stream]
+                raise LogCorrupt(f"position {position}: version {version}, expected {wanted}")
             event = decode_event(topic.decode(), state)
             assert isinstance(event, ev.AccountEvent)
             yield position, event
-            expected += 1
+            expected[stream] += 1

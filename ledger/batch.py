@@ -13,6 +13,7 @@ from ledger import events as ev
 from ledger import operation as op
 from ledger.account import Account, LegContext
 from ledger.applying import Application, decide_application
+from ledger.booked import add_totals, booked_record
 from ledger.buffers import buffer_number, due_at
 from ledger.business_types import BusinessType, BusinessTypes
 from ledger.closing import has_unended, open_below
@@ -28,6 +29,7 @@ from ledger.errors import (
 )
 from ledger.evolve import evolve
 from ledger.expiry import decide_expiry, expired_holds
+from ledger.gathering import Taken, decide_gathering, left_behind, shortages
 from ledger.job import (
     Decided,
     Job,
@@ -36,6 +38,7 @@ from ledger.job import (
     Outcome,
     Recordable,
     Recorded,
+    State,
     command_account,
     first_not_booked,
     rejected,
@@ -46,10 +49,10 @@ from ledger.original import (
     Original,
     known_original,
     refunded_after,
-    relation_of,
     stage_refusal,
 )
 from ledger.refusals import dates_refusal, duplicate_refusal, first_declared
+from ledger.stripes import date_of, whole_of
 
 R = RejectionReason
 
@@ -71,17 +74,6 @@ def decide_batch(jobs: list[Job], loaded: Loaded, types: BusinessTypes, booked_a
         decider.originals,
         decider.apply_at,
     )
-
-
-class _State(msgspec.Struct, frozen=True):
-    """The decider's state at a point it may go back to."""
-
-    rows: int
-    touched: dict[str, Account]
-    opened: set[str]
-    totals: dict[str, tuple[int, int]]
-    recorded: dict[str, Recorded]
-    originals: dict[str, Original]
 
 
 class _Decider:
@@ -115,8 +107,8 @@ class _Decider:
             self._restore(before)
         return outcomes
 
-    def _state(self) -> _State:
-        return _State(
+    def _state(self) -> State:
+        return State(
             len(self.rows),
             dict(self.touched),
             set(self.opened),
@@ -125,7 +117,7 @@ class _Decider:
             dict(self.originals),
         )
 
-    def _restore(self, state: _State) -> None:
+    def _restore(self, state: State) -> None:
         del self.rows[state.rows :]
         self.touched, self.opened = dict(state.touched), set(state.opened)
         self.totals, self.recorded = dict(state.totals), dict(state.recorded)
@@ -228,6 +220,10 @@ class _Decider:
             unfinished = self._unfinished_payout(original, legs)
             if unfinished is not None:
                 return unfinished
+        if legs.striped is not None and self._gather_for(legs, context.business_date):
+            again = decide_legs(operation.legs, context, self._account, self.suspense)
+            assert isinstance(again, Legs), "the whole is what it was"
+            legs = again
         return self._book(submission, operation, context, legs, original, refunded)
 
     def _find_original(self, operation: op.Operation, kind: BusinessType) -> Original | Rejection:
@@ -285,43 +281,21 @@ class _Decider:
         original: Original | None,
         refunded: dict[str, int],
     ) -> Outcome:
-        kind = context.business_type
-        original_id = operation.original_operation_id
-        if original_id is None and legs.openers:
-            original_id = next(iter(legs.openers))
-        event = ev.OperationBooked(
-            self.loaded.book_id,
-            context.operation_id,
-            kind.code,
-            context.business_date,
-            context.value_date,
-            self.booked_at,
-            submission.principal,
-            submission.fingerprint,
-            tuple(legs.booked),
-            tuple([touched_account(account) for account in legs.accounts.values()]),
-            op.named_amounts(operation),
-            operation.orders,
-            original_id,
-            relation_of(kind, original, legs.openers),
-            operation.description,
-            tuple(legs.issues),
-            tuple([each for each in legs.openers if each != original_id]) if legs.openers else (),
-        )
+        event = booked_record(submission, operation, context, legs, original, self._account)
         record = self._record(event)
         for number, account_event in legs.events:
             self._add_account_event(number, account_event)
         self.touched.update(legs.accounts)
         if legs.due_at is not None:
             self.apply_at = min(legs.due_at, self.apply_at or legs.due_at)
-        self._add_totals(legs.booked)
+        add_totals(self.totals, legs.booked)
         if original is None and not legs.openers:
             return Outcome(record)
         followed: dict[str, str] = dict(legs.openers)
         if original is not None:
             followed[original.operation_id] = event.relation or "reference"
         for followed_id, relation in followed.items():
-            self._follow(followed_id, relation, context, kind, refunded)
+            self._follow(followed_id, relation, context, context.business_type, refunded)
         return Outcome(record)
 
     def _record(self, event: Recordable) -> Recorded:
@@ -337,15 +311,6 @@ class _Decider:
             self.opened.add(number)
         stream = account_stream(self.loaded.book_id, number)
         self.rows.append(row_of(stream, event.version, event))
-
-    def _add_totals(self, legs: list[ev.BookedLeg]) -> None:
-        moved: dict[str, int] = {}
-        for leg in legs:
-            if leg.kind in ev.MOVEMENT_KINDS:
-                moved[leg.currency] = moved.get(leg.currency, 0) + leg.amount_minor
-        for currency, amount_minor in (moved or {"": 0}).items():
-            count, amount_before = self.totals.get(currency, (0, 0))
-            self.totals[currency] = (count + 1, amount_before + amount_minor)
 
     def _follow(
         self,
@@ -420,7 +385,12 @@ class _Decider:
         elif submission.if_version is not None and submission.if_version != account.version:
             return VersionMismatch(f"account {number} is at version {account.version}")
         else:
-            decision = decide_change(account, body, context)
+            decision = decide_change(self._whole(account), body, context)
+            if isinstance(decision, ev.StripesSet):
+                taken = left_behind(account, decision.stripes, self._account)
+                if self._gather(account, taken, date):
+                    account = self.touched[number]
+                    decision = decide_change(self._whole(account), body, context)
         if isinstance(decision, Rejection):
             return self._reject(submission, decision)
         return self._book_command(submission, account, decision)
@@ -441,7 +411,7 @@ class _Decider:
                 self.booked_at,
                 submission.principal,
                 submission.fingerprint,
-                touched_account(after),
+                touched_account(self._whole(after)),
             )
         )
         self._add_account_event(number, event)
@@ -461,7 +431,7 @@ class _Decider:
                     hold_id,
                     hold,
                     kind=self.types.types["hold_expiry"],
-                    open_date=self.loaded.open_date,
+                    date=date_of(current, self.loaded.open_date, self._account),
                     booked_at=self.booked_at,
                 )
                 assert isinstance(submission.body, op.Operation)
@@ -491,8 +461,32 @@ class _Decider:
         account, buffer = self._account(number), self._waiting(number)
         if account is None or buffer is None:
             return False
-        given = Application(account, buffer, self.loaded.open_date, self.booked_at)
+        date = date_of(account, self.loaded.open_date, self._account)
+        given = Application(account, buffer, date, self.booked_at)
         submission, context, legs = decide_application(given, self._account, self.suspense)
+        if legs.striped is not None and self._gather_for(legs, context.business_date):
+            return self._apply(number)
+        assert isinstance(submission.body, op.Operation)
+        self._book(submission, submission.body, context, legs, None, {})
+        return True
+
+    # --- stripes --------------------------------------------------------------------------
+
+    def _whole(self, account: Account) -> Account:
+        return account if account.striping is None else whole_of(account, self._account)
+
+    def _gather_for(self, legs: Legs, date: str) -> bool:
+        """Gather what legs would take from homes that do not have it; False: nothing was."""
+        short = list(shortages(legs, self._account))
+        for home, taken in short:
+            self._gather(home, taken, date)
+        return bool(short)
+
+    def _gather(self, home: Account, taken: Taken, date: str) -> bool:
+        """Book the gathering of what is taken from stripes; False when there is nothing."""
+        if not taken:
+            return False
+        submission, context, legs = decide_gathering(home, taken, date, self.booked_at)
         assert isinstance(submission.body, op.Operation)
         self._book(submission, submission.body, context, legs, None, {})
         return True

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ledger.account import Account
-from ledger.buffers import buffer_number, is_buffer
+from ledger.buffers import buffer_number
 from ledger.events import OperationBooked
 from ledger.job import Loaded, Recorded
+from ledger.stripes import is_engine_account
 
 
 def may_be_closed(account: Account) -> bool:
@@ -31,9 +32,9 @@ def has_unended(number: str, loaded: Loaded, recorded: Iterable[Recorded]) -> bo
 
 
 def open_below(number: str, loaded: Loaded, touched: Mapping[str, Account]) -> tuple[str, ...]:
-    """Return the open accounts directly below, by number; buffer accounts are the engine's."""
+    """Return the open accounts directly below, by number; not the engine's own."""
     is_open = dict.fromkeys(loaded.children.get(number, ()), True)
     for account in touched.values():
-        if account.parent == number and not is_buffer(account):
+        if account.parent == number and not is_engine_account(account):
             is_open[account.number] = account.status == "open"
     return tuple(sorted(child for child, stands in is_open.items() if stands))

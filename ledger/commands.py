@@ -15,9 +15,10 @@ import msgspec
 from ledger import events as ev
 from ledger import operation as op
 from ledger.account import Account
-from ledger.buffers import BUFFER_PREFIX, is_buffer
+from ledger.buffers import BUFFER_PREFIX
 from ledger.errors import Rejection, RejectionReason
 from ledger.legs import SUSPENSE_PREFIX
+from ledger.stripes import STRIPE_NUMBER, is_engine_account
 
 R = RejectionReason
 NAMED_MAX = 10  # accounts that a refusal names
@@ -50,13 +51,14 @@ def decide_open(
     """Open an account: the number is free, the parent is open and has the same currency."""
     if existing is not None:
         return Rejection(R.ACCOUNT_EXISTS, 0, request.account)
-    if request.account.startswith((SUSPENSE_PREFIX, BUFFER_PREFIX)):
+    own = request.account.startswith((SUSPENSE_PREFIX, BUFFER_PREFIX))
+    if own or STRIPE_NUMBER.match(request.account):
         # Opened with another currency or side, it could not take what is sent there.
         return Rejection(R.ACCOUNT_EXISTS, 0, request.account, "the engine opens it itself")
     if request.parent is not None:
         if parent is None:
             return Rejection(R.UNKNOWN_PARENT, 0, request.account, request.parent)
-        if is_buffer(parent):
+        if is_engine_account(parent):
             return Rejection(R.ENGINE_ACCOUNT, 0, request.account, request.parent)
         if parent.status != "open":
             return Rejection(R.ACCOUNT_CLOSED, 0, request.account, request.parent)
@@ -94,7 +96,7 @@ def decide_change(
     inquires = isinstance(change, op.RegisterInquiry)
     if account.number.startswith(SUSPENSE_PREFIX) and not inquires:
         return Rejection(R.ENGINE_ACCOUNT, 0, account.number, "suspense must take what comes")
-    if is_buffer(account) and not inquires:
+    if is_engine_account(account) and not inquires:
         return Rejection(R.ENGINE_ACCOUNT, 0, account.number, "its account has the standing")
     if account.business_date is not None and context.business_date < account.business_date:
         return Rejection(R.DATE_BEFORE_ACCOUNT, 0, account.number)
@@ -239,6 +241,12 @@ def _buffering(
     )
 
 
+def _stripes(
+    account: Account, change: op.SetStripes, context: CommandContext
+) -> ev.StripesSet | Rejection:
+    return ev.StripesSet(stripes=change.stripes, **_common(account, change, context))
+
+
 def _inquiry(
     account: Account, change: op.RegisterInquiry, context: CommandContext
 ) -> ev.CourtInquiryRegistered | Rejection:
@@ -256,5 +264,6 @@ _DECIDE: dict[type, Callable[[Account, Any, CommandContext], Any]] = {
     op.SetCreditLimit: _credit_limit,
     op.SetLimit: _limit,
     op.SetBuffering: _buffering,
+    op.SetStripes: _stripes,
     op.RegisterInquiry: _inquiry,
 }

@@ -59,7 +59,7 @@ class _Moved(_Fact, frozen=True, gc=False):
 
 
 class AccountCredited(_Moved, frozen=True, gc=False):
-    """A credit leg was booked. `intended_account`: set on suspense and buffer accounts only."""
+    """A credit leg was booked. `intended_account`: on suspense, buffer and stripe accounts only."""
 
     intended_account: str | None = None
 
@@ -200,6 +200,12 @@ class BufferingSet(_Administered, frozen=True, gc=False, kw_only=True):
     entries_max: int
 
 
+class StripesSet(_Administered, frozen=True, gc=False, kw_only=True):
+    """Inflows go over so many stripe accounts from here on; 0 = on the account itself."""
+
+    stripes: int
+
+
 class CourtInquiryRegistered(_Administered, frozen=True, gc=False, kw_only=True):
     """A court or authority asked about the account; nothing changed."""
 
@@ -208,7 +214,7 @@ class CourtInquiryRegistered(_Administered, frozen=True, gc=False, kw_only=True)
 
 
 class BookedLeg(_Fact, frozen=True, gc=False):
-    """One leg as it was booked; `intended_account` when suspense or its buffer took it."""
+    """One leg as it was booked; `intended_account` if suspense, its buffer or a stripe took it."""
 
     no: int
     kind: str
@@ -242,7 +248,10 @@ class OrderNumbers(_Fact, frozen=True, gc=False, forbid_unknown_fields=True):
 
 
 class TouchedAccount(_Fact, frozen=True, gc=False):
-    """A touched account after the operation: what the answer carries."""
+    """A touched account after the operation: what the answer carries.
+
+    An account with stripes is one with them; `version` is that of its own stream.
+    """
 
     account: str
     currency: str
@@ -404,6 +413,7 @@ Administered = (
     | CreditLimitSet
     | LimitSet
     | BufferingSet
+    | StripesSet
     | CourtInquiryRegistered
 )
 AccountEvent = AccountOpened | Moved | Administered

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ledger import events as ev
-from ledger.account import Accepted, Account, Buffering, CreditTerms, Freeze, Hold, Limit
+from ledger.account import Accepted, Account, Buffering, CreditTerms, Freeze, Hold, Limit, Striping
 from ledger.buffers import APPLY, BUFFER, is_buffer
 
 _copy: Callable[[Account], Account] = methodcaller("__copy__")  # a quarter of copy.copy()
@@ -249,6 +249,11 @@ def _buffering_set(after: Account, event: ev.BufferingSet) -> None:
     )
 
 
+def _stripes_set(after: Account, event: ev.StripesSet) -> None:
+    opened = 0 if after.striping is None else after.striping.opened
+    after.striping = Striping(event.stripes, max(event.stripes, opened))
+
+
 def _nothing(after: Account, event: ev.CourtInquiryRegistered) -> None:
     """An inquiry is written down; the account is as it was."""
 
@@ -272,5 +277,6 @@ _EVOLVE: dict[type, Callable[[Account, Any], None]] = {
     ev.CreditLimitSet: _credit_limit_set,
     ev.LimitSet: _limit_set,
     ev.BufferingSet: _buffering_set,
+    ev.StripesSet: _stripes_set,
     ev.CourtInquiryRegistered: _nothing,
 }

@@ -30,12 +30,11 @@ def decide_expiry(
     hold: Hold,
     *,
     kind: BusinessType,
-    open_date: str,
+    date: str,
     booked_at: str,
 ) -> tuple[op.Submission, LegContext, Legs]:
     """Return the engine's operation that frees a hold's money, decided."""
     operation_id = f"expire:{account.number}:{hold_id}:{hold.operation_id}"
-    date = max(open_date, account.business_date or "")
     event = ev.HoldExpired(
         account.number,
         operation_id,
@@ -67,6 +66,7 @@ def decide_expiry(
         [booked_leg(leg, 1, after)],
         [],
         {hold.operation_id: "expired"},
+        striped=None if account.striping is None else {account.number},
     )
     context = LegContext(operation_id, kind, date, date, booked_at)
     return submission, context, legs

@@ -18,7 +18,7 @@ import msgspec
 from psycopg import Cursor
 
 from ledger.accepted import select_accepted_in_tx, write_accepted_in_tx
-from ledger.account import Account, Buffering, CreditTerms, Freeze, Hold, Limit
+from ledger.account import Account, Buffering, CreditTerms, Freeze, Hold, Limit, Striping
 from ledger.arrays import PackedArray, date_array, int8_array, uuid_array
 from ledger.buffers import is_buffer
 from ledger.codec import account_stream
@@ -30,8 +30,8 @@ HEAD_COLUMNS = """
     day_debits, day_credits, debit_total, credit_total, whole_freezes,
     opened_at, opened_by, opened_date::text, buffer_ms, buffer_directions, buffer_agreement,
     buffer_from::text, buffer_to::text, buffer_entries_max,
-    credit_agreement, credit_from::text, credit_to::text, holds_open, freezes_open,
-    limits_set, account_id
+    credit_agreement, credit_from::text, credit_to::text,
+    stripes, stripes_opened, holds_open, freezes_open, limits_set, account_id
 """
 SELECT_HEADS = (
     "SELECT" + HEAD_COLUMNS + "FROM ledger.accounts WHERE account_id = ANY(%s) ORDER BY account_id"
@@ -81,7 +81,8 @@ UPDATE_STANDING = """
     SET credit_limit = %s, status = %s, lost = %s, payment_status = %s, partial_types = %s,
         partial_amount = %s, reserve = %s, whole_freezes = %s, buffer_ms = %s,
         buffer_directions = %s, buffer_agreement = %s, buffer_from = %s, buffer_to = %s,
-        buffer_entries_max = %s, credit_agreement = %s, credit_from = %s, credit_to = %s
+        buffer_entries_max = %s, credit_agreement = %s, credit_from = %s, credit_to = %s,
+        stripes = %s, stripes_opened = %s
     WHERE account_id = %s
 """
 INSERT_HEAD = """
@@ -92,10 +93,10 @@ INSERT_HEAD = """
         day_credits, debit_total, credit_total, whole_freezes, holds_open, freezes_open,
         limits_set, opened_at, opened_by, opened_date, buffer_ms, buffer_directions,
         buffer_agreement, buffer_from, buffer_to, buffer_entries_max,
-        credit_agreement, credit_from, credit_to)
+        credit_agreement, credit_from, credit_to, stripes, stripes_opened)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
             %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
-            %s, %s, %s)
+            %s, %s, %s, %s, %s)
 """
 DELETE_HOLDS = """
     DELETE FROM ledger.holds USING unnest(%s::uuid[], %s::text[]) AS gone (account_id, id)
@@ -152,7 +153,8 @@ _MONEY_COLUMNS = 9
 _FACTS = 29  # columns of HEAD_COLUMNS that are fields of Account, in its order
 _AGREED = 6  # those of its buffering agreement, which follow
 _TERMS = 3  # those of the agreement behind its credit limit
-_DETAILS = _FACTS + _AGREED + _TERMS
+_STRIPED = 2  # those of its striping
+_DETAILS = _FACTS + _AGREED + _TERMS + _STRIPED
 
 
 @lru_cache(maxsize=200_000)
@@ -274,7 +276,9 @@ def account_from_row(row: tuple[Any, ...]) -> Account:
     if row[_FACTS] is not None:
         account.buffering = Buffering(*row[_FACTS : _FACTS + _AGREED])
     if row[_FACTS + _AGREED] is not None:
-        account.credit_terms = CreditTerms(*row[_FACTS + _AGREED : _DETAILS])
+        account.credit_terms = CreditTerms(*row[_FACTS + _AGREED : _DETAILS - _STRIPED])
+    if row[_DETAILS - _STRIPED] is not None:
+        account.striping = Striping(*row[_DETAILS - _STRIPED : _DETAILS])
     return account
 
 
@@ -367,6 +371,7 @@ def _same_standing(old: Account, new: Account) -> bool:
         and old.whole_freezes is new.whole_freezes
         and old.buffering is new.buffering
         and old.credit_terms is new.credit_terms
+        and old.striping is new.striping
     )
 
 
@@ -397,10 +402,11 @@ def _standing(account: Account) -> tuple[Any, ...]:
 
 
 def _agreed(account: Account) -> tuple[Any, ...]:
-    agreed, terms = account.buffering, account.credit_terms
+    agreed, terms, striping = account.buffering, account.credit_terms, account.striping
     return (
         *((None,) * _AGREED if agreed is None else msgspec.structs.astuple(agreed)),
         *((None,) * _TERMS if terms is None else msgspec.structs.astuple(terms)),
+        *((None,) * _STRIPED if striping is None else msgspec.structs.astuple(striping)),
     )
 
 

@@ -83,6 +83,17 @@ class Decided(msgspec.Struct):
     apply_at: str | None = None
 
 
+class State(msgspec.Struct, frozen=True):
+    """What a batch has decided at a point that it may go back to."""
+
+    rows: int
+    touched: dict[str, Account]
+    opened: set[str]
+    totals: dict[str, tuple[int, int]]
+    recorded: dict[str, Recorded]
+    originals: dict[str, Original]
+
+
 class Missing(Exception):
     """The decision reads accounts or originals that are not loaded yet: load and decide again."""
 

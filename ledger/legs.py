@@ -16,7 +16,6 @@ from ledger import events as ev
 from ledger import operation as op
 from ledger.account import Account, LegContext, decide_leg, flow_of, moved
 from ledger.buffers import (
-    BUFFER,
     accepts,
     after_ms,
     buffer_number,
@@ -28,6 +27,15 @@ from ledger.buffers import (
 from ledger.errors import Rejection, RejectionReason
 from ledger.evolve import evolve
 from ledger.money import AMOUNT_MAX
+from ledger.stripes import (
+    ENGINE_TYPES,
+    decide_on_whole,
+    is_engine_account,
+    is_stripe,
+    stripe_for,
+    stripe_opened,
+    whole_of,
+)
 
 ENGINE = "daybook"  # the principal of what the engine does by itself
 SUSPENSE_PREFIX = "SUSPENSE-"  # numbers that begin so are opened by the engine alone
@@ -37,7 +45,8 @@ Lookup = Callable[[str], Account | None]
 class Legs(msgspec.Struct, gc=False):
     """The legs of one operation as decided: heads after, events, what the record says.
 
-    `due_at`: when the first of the buffers that it begins to fill is to be applied.
+    `due_at`: when the first of the buffers that it begins to fill is to be applied. `striped`:
+    the accounts with stripes that it touched.
     """
 
     accounts: dict[str, Account]
@@ -46,6 +55,7 @@ class Legs(msgspec.Struct, gc=False):
     issues: list[ev.Issue]
     openers: dict[str, str]
     due_at: str | None = None
+    striped: set[str] | None = None
 
 
 class SuspenseOf(msgspec.Struct, frozen=True):
@@ -76,10 +86,12 @@ def decide_legs(
                 hold = account.holds.get(leg.hold_id)
                 if hold is not None and hold.operation_id != context.operation_id:
                     legs.openers[hold.operation_id] = leg.kind
-            if account.type == BUFFER and is_buffer(account):
+            if account.type in ENGINE_TYPES and is_engine_account(account):
                 decision = Rejection(RejectionReason.ENGINE_ACCOUNT, leg_no, leg.account)
             elif account.buffering is not None and accepts(account, leg, requested, context):
                 account, decision = _accept(legs, account, leg, leg_no, context, lookup)
+            elif account.striping is not None:
+                account, decision = _spread(legs, account, leg, leg_no, requested, context, lookup)
             else:
                 decision = decide_leg(account, leg, leg_no, context)
         if isinstance(decision, Rejection):
@@ -125,10 +137,15 @@ def _accept(
     number = buffer_number(account.number)
     buffer = legs.accounts.get(number) or lookup(number)
     accepted = None if buffer is None else buffer.accepted
-    decision = decide_leg(with_accepted(account, accepted), leg, leg_no, context)
+    whole = account
+    if account.striping is not None:
+        whole = whole_of(account, lambda each: legs.accounts.get(each) or lookup(each))
+    decision = decide_leg(with_accepted(whole, accepted), leg, leg_no, context)
     if isinstance(decision, Rejection):
         return account, decision
     if buffer is not None and not is_buffer(buffer):  # opened by a caller, in the old days
+        if account.striping is not None:
+            return _spread(legs, account, leg, leg_no, (leg,), context, lookup)
         return account, decide_leg(account, leg, leg_no, context)
     full = refuse_full(account, buffer, leg, leg_no, context)
     if full is not None:
@@ -141,6 +158,40 @@ def _accept(
         due = after_ms(context.booked_at, account.buffering.buffer_ms // 2)
         legs.due_at = due if legs.due_at is None else min(due, legs.due_at)
     return buffer, moved(buffer, leg, leg_no, context, account.number)
+
+
+def _spread(
+    legs: Legs,
+    home: Account,
+    leg: op.Leg,
+    leg_no: int,
+    requested: tuple[op.Leg, ...],
+    context: LegContext,
+    lookup: Lookup,
+) -> tuple[Account, ev.Moved | Rejection]:
+    """Decide a leg as the whole account takes it, then book it on the home or on a stripe.
+
+    Return the account that the leg is booked on with the event, or the account that refuses.
+    """
+
+    def find(number: str) -> Account | None:
+        return legs.accounts.get(number) or lookup(number)
+
+    decision = decide_on_whole(home, leg, leg_no, context, find)
+    if isinstance(decision, Rejection):
+        return home, decision
+    legs.striped = (legs.striped or set()) | {home.number}
+    number = stripe_for(home, leg, leg_no, requested, context.operation_id)
+    if number is None:
+        return home, decision
+    stripe = find(number)
+    if stripe is None:
+        opening = stripe_opened(home, number, context, principal=ENGINE)
+        legs.events.append((number, opening))
+        stripe = evolve(None, opening)
+    elif not is_stripe(stripe):  # opened by a caller, in the old days
+        return home, decision
+    return stripe, moved(stripe, leg, leg_no, context, home.number)
 
 
 def goes_to_suspense(account: Account | None, leg: op.Leg, context: LegContext) -> bool:

@@ -26,6 +26,7 @@ from ledger.recall import (
     select_originals_in_tx,
     select_records_in_tx,
 )
+from ledger.stripes import stripe_numbers
 
 SELECT_BOOK = """
     SELECT open_business_date::text, closed_through::text FROM ledger.books WHERE book_id = %s
@@ -94,8 +95,8 @@ def load_in_tx(
     """
     open_date, closed_through = _days_in_tx(cursor, book_id, cache)
     accounts = current_accounts_in_tx(cursor, book_id, wanted.accounts, cache)
-    if buffers := _buffers(accounts):
-        accounts.update(current_accounts_in_tx(cursor, book_id, buffers, cache))
+    if below := _engine_accounts(accounts):
+        accounts.update(current_accounts_in_tx(cursor, book_id, below, cache))
     originals = wanted.originals | _openers(accounts, wanted.hold_legs)
     return Loaded(
         book_id,
@@ -111,7 +112,7 @@ def load_in_tx(
             and may_be_closed(account)  # else it is refused anyway
             and any(
                 has_unvouchered_in_tx(cursor, book_id, each, wanted.closing[number].get(each, 0))
-                for each in (number, buffer_number(number))
+                for each in (number, buffer_number(number), *stripe_numbers(account))
             )
         ),
         select_children_in_tx(cursor, book_id, sorted(wanted.closing)) if wanted.closing else {},
@@ -129,13 +130,17 @@ def _days_in_tx(cursor: Cursor[Any], book_id: str, cache: HeadCache) -> tuple[st
     return day
 
 
-def _buffers(accounts: dict[str, Account | None]) -> list[str]:
-    """Return the numbers of the buffer accounts that the accounts have by agreement."""
-    return [
-        buffer_number(account.number)
-        for account in accounts.values()
-        if account is not None and account.buffering is not None
-    ]
+def _engine_accounts(accounts: dict[str, Account | None]) -> list[str]:
+    """Return the numbers of the buffer and stripe accounts that the accounts have."""
+    numbers: list[str] = []
+    for account in accounts.values():
+        if account is None:
+            continue
+        if account.buffering is not None:
+            numbers.append(buffer_number(account.number))
+        if account.striping is not None:
+            numbers += stripe_numbers(account)
+    return numbers
 
 
 def _openers(accounts: dict[str, Account | None], hold_legs: Iterable[tuple[str, str]]) -> set[str]:

@@ -28,6 +28,7 @@ REQUEST_SCHEMA = 1
 OPERATION_BYTES_MAX = 256 * 1024  # Rule (relay): an encoded operation, refused before decide
 LEGS_MAX = 500
 BUFFER_MS_MIN, BUFFER_MS_MAX = 100, 60_000
+STRIPES_MAX = 64
 INTERNAL_PREFIXES = ("expire:", "daybook:")
 
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -177,6 +178,15 @@ class SetBuffering(_Change, frozen=True, gc=False, kw_only=True, tag="buffer"):
     entries_max: Annotated[int, Meta(ge=1, le=AMOUNT_MAX)] = 1_000_000
 
 
+class SetStripes(_Change, frozen=True, gc=False, kw_only=True, tag="stripes"):
+    """Spread inflows over so many stripe accounts (1 to 64), below the account; 0 ends it.
+
+    The account stays one: balance, available and what is refused are those of all together.
+    """
+
+    stripes: Annotated[int, Meta(ge=0, le=STRIPES_MAX)]
+
+
 class SetLimit(_Change, frozen=True, gc=False, kw_only=True, tag="limit"):
     """Limits of one business type on money out and holds; leave all three out to lift them."""
 
@@ -201,6 +211,7 @@ Change = (
     | SetCreditLimit
     | SetLimit
     | SetBuffering
+    | SetStripes
     | RegisterInquiry
 )
 CHANGES: tuple[type[Change], ...] = get_args(Change)

@@ -13,11 +13,12 @@ from msgspec import field
 from psycopg import Connection, Cursor
 
 from ledger.accepted import select_accepted_in_tx
-from ledger.account import Accepted, Account
+from ledger.account import Accepted, Account, Striping
 from ledger.buffers import buffer_number
 from ledger.cursors import cursor_of
 from ledger.errors import NotFound
 from ledger.heads import HEAD_COLUMNS, account_from_row, account_uuid, select_accounts_in_tx
+from ledger.stripes import Find, stripe_numbers, stripes_of, whole_of
 
 FILTERS = ("owner", "type", "subject", "currency", "parent", "status", "payment_status")
 
@@ -31,18 +32,21 @@ SELECT_TREE = """
     WITH RECURSIVE tree AS (
         SELECT book_id, number, normal_side AS side, 1::numeric AS sign,
                balance, held, frozen, reserve, credit_limit, credit_from, credit_to,
-               false AS waits
+               false AS waits, false AS striped
         FROM ledger.accounts WHERE book_id = %s AND number = %s
         UNION ALL
         SELECT a.book_id, a.number, tree.side,
                CASE WHEN a.normal_side = tree.side THEN 1::numeric ELSE -1::numeric END,
-               a.balance, a.held, a.frozen, a.reserve, a.credit_limit,
+               a.balance, a.held, a.frozen, a.reserve,
+               CASE WHEN a.type = 'stripe' AND a.number ~ '^STRIPE-[0-9]+-' THEN 0
+                    ELSE a.credit_limit END,
                a.credit_from, a.credit_to,
-               a.type = 'buffer' AND a.number = 'BUFFER-' || tree.number
+               a.type = 'buffer' AND a.number = 'BUFFER-' || tree.number,
+               a.type = 'stripe' AND a.number ~ '^STRIPE-[0-9]+-'
         FROM ledger.accounts AS a
         JOIN tree ON a.book_id = tree.book_id AND a.parent = tree.number
     )
-    SELECT count(*), sum(sign * balance), sum(held), sum(frozen),
+    SELECT count(*) FILTER (WHERE NOT striped), sum(sign * balance), sum(held), sum(frozen),
            CASE WHEN bool_and(credit_limit IS NOT NULL) FILTER (WHERE NOT waits)
                 THEN sum(sign * balance - held - frozen - reserve + credit_limit
                          * (open_business_date BETWEEN coalesce(credit_from, open_business_date)
@@ -97,6 +101,20 @@ class BufferState(msgspec.Struct, frozen=True, omit_defaults=True):
     accepted_since: str | None
 
 
+class StripePart(msgspec.Struct, frozen=True):
+    """What lies on one account of those that make up an account with stripes."""
+
+    account: str
+    balance_minor: int = field(name="balance")
+
+
+class StripedState(msgspec.Struct, frozen=True):
+    """Over how many stripes inflows go, and where the balance lies, on the account itself first."""
+
+    stripes: int
+    parts: tuple[StripePart, ...]
+
+
 class CreditState(msgspec.Struct, frozen=True):
     """The signed agreement behind a credit limit; out of force, the limit counts as 0."""
 
@@ -107,7 +125,7 @@ class CreditState(msgspec.Struct, frozen=True):
 
 
 class AccountState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An account as it is now. `available` is null when it has no floor.
+    """An account as it is now, its stripes in it. `available` is null when it has no floor.
 
     `available` is that of the book's open date: a credit limit counts only while in force.
     """
@@ -143,6 +161,7 @@ class AccountState(msgspec.Struct, frozen=True, omit_defaults=True):
     limits: tuple[AccountLimit, ...] = ()
     buffer: BufferState | None = None
     credit: CreditState | None = None
+    striped: StripedState | None = None
     rolled_up: RolledUp | None = None
 
 
@@ -191,7 +210,7 @@ def select_account(conn: Connection[Any], book_id: str, number: str) -> AccountS
     with conn.transaction(), conn.cursor() as cursor:
         cursor.execute(SNAPSHOT)
         account = select_account_in_tx(cursor, book_id, number)
-        state = _with_buffers_in_tx(cursor, [account])[0]
+        state = _states_in_tx(cursor, [account])[0]
         cursor.execute(SELECT_TREE, (book_id, number))
         row = cursor.fetchone()
     assert row is not None
@@ -227,21 +246,42 @@ def select_account_page(
         cursor.execute(query, (book_id, after, *filters.values(), limit + 1))
         rows = cursor.fetchall()
         accounts = [account_from_row(row) for row in rows[:limit]]
-        states = _with_buffers_in_tx(cursor, accounts)
+        states = _states_in_tx(cursor, accounts)
     return AccountPage(states, cursor_of(states[-1].account) if len(rows) > limit else None)
 
 
-def _with_buffers_in_tx(cursor: Cursor[Any], accounts: list[Account]) -> list[AccountState]:
-    """Return accounts as they are read, each with what waits for it."""
+def _states_in_tx(cursor: Cursor[Any], accounts: list[Account]) -> list[AccountState]:
+    """Return accounts as they are read, each with its stripes in it and what waits for it."""
     agreed = [account for account in accounts if account.buffering is not None]
     ids = {a.number: account_uuid(a.book_id, buffer_number(a.number)) for a in agreed}
     waiting = dict(select_accepted_in_tx(cursor, list(ids.values()))) if agreed else {}
     waits = {number: waiting.get(account_id) for number, account_id in ids.items()}
     dates = _open_dates_in_tx(cursor, accounts)
-    return [
-        _state(account, _buffer(account, waits.get(account.number)), dates.get(account.book_id))
-        for account in accounts
-    ]
+    stripes = _stripes_in_tx(cursor, accounts)
+    states: list[AccountState] = []
+    for account in accounts:
+        whole = account if account.striping is None else whole_of(account, stripes.get)
+        buffer = _buffer(account, waits.get(account.number))
+        state = _state(whole, buffer, dates.get(account.book_id))
+        if account.striping is not None:
+            parts = _striped(account, account.striping, stripes.get)
+            state = msgspec.structs.replace(state, striped=parts)
+        states.append(state)
+    return states
+
+
+def _stripes_in_tx(cursor: Cursor[Any], accounts: list[Account]) -> dict[str, Account | None]:
+    """Return the stripe accounts of the accounts, which are of one book, by number."""
+    numbers = [each for a in accounts if a.striping is not None for each in stripe_numbers(a)]
+    return select_accounts_in_tx(cursor, accounts[0].book_id, numbers) if numbers else {}
+
+
+def _striped(account: Account, striping: Striping, find: Find) -> StripedState:
+    parts = (account, *stripes_of(account, find))
+    return StripedState(
+        striping.stripes,
+        tuple(StripePart(each.number, each.balance_minor) for each in parts),
+    )
 
 
 def _open_dates_in_tx(cursor: Cursor[Any], accounts: list[Account]) -> dict[str, str]:

@@ -27,6 +27,7 @@ from ledger.events import (
 )
 from ledger.job import Recorded
 from ledger.original import Original, known_original
+from ledger.stripes import STRIPE, STRIPE_PREFIX, stripe_number
 
 SELECT_RECORDS = """
     SELECT topic, state, notification_id FROM ledger.stored_events
@@ -58,13 +59,15 @@ SELECT_LAST_OPERATION_IDS = """
     ORDER BY originator_version DESC LIMIT %s
 """
 SELECT_EMPTY = """
-    SELECT 1 FROM ledger.accounts
+    SELECT coalesce(stripes_opened, 0) FROM ledger.accounts
     WHERE book_id = %s AND number = %s AND status = 'open' AND balance = 0 AND held = 0
 """
 SELECT_CHILDREN = """
     SELECT parent, array_agg(number ORDER BY number) FROM ledger.accounts
     WHERE book_id = %s AND parent = ANY(%s) AND status = 'open'
       AND NOT (type = %s AND starts_with(number, %s))
+      AND NOT (type = %s AND starts_with(number, %s)
+               AND right(number, length(parent) + 1) = '-' || parent)
     GROUP BY parent
 """
 COUNT_ENDED = """
@@ -76,8 +79,9 @@ COUNT_ENDED = """
 def select_children_in_tx(
     cursor: Cursor[Any], book_id: str, numbers: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the open accounts directly below each of these, without their buffer accounts."""
-    cursor.execute(SELECT_CHILDREN, (book_id, list(numbers), BUFFER, BUFFER_PREFIX))
+    """Return the open accounts directly below each of these, without the engine's own."""
+    values = (book_id, list(numbers), BUFFER, BUFFER_PREFIX, STRIPE, STRIPE_PREFIX)
+    cursor.execute(SELECT_CHILDREN, values)
     return {parent: tuple(children) for parent, children in cursor.fetchall()}
 
 
@@ -138,17 +142,19 @@ def has_unvouchered_in_tx(
 
 
 def select_ended_through(conn: Connection[Any], book_id: str, number: str) -> dict[str, int]:
-    """Return the versions of the account and its buffer up to which all operations have ended.
+    """Return the versions, of the account and what is its own, up to which operations have ended.
 
     It takes seconds for a million events, so it is asked without the lock; an operation that has
     ended stays so. Nothing when the account cannot be closed for another reason.
     """
     with conn.cursor() as cursor:
-        if cursor.execute(SELECT_EMPTY, (book_id, number)).fetchone() is None:
+        empty = cursor.execute(SELECT_EMPTY, (book_id, number)).fetchone()
+        if empty is None:
             return {}
+        stripes = [stripe_number(number, each) for each in range(1, empty[0] + 1)]
         return {
             each: _ended_through(cursor, book_id, each, 0)[0]
-            for each in (number, buffer_number(number))
+            for each in (number, buffer_number(number), *stripes)
         }
 
 

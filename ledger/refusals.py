@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 from ledger import operation as op
 from ledger.account import LegContext
-from ledger.buffers import is_buffer
 from ledger.business_types import BusinessType
 from ledger.errors import Rejection, RejectionReason
 from ledger.legs import Lookup, goes_to_suspense
+from ledger.stripes import is_engine_account, whole_of
 
 R = RejectionReason
 _ORDER = {reason: place for place, reason in enumerate(R)}
@@ -60,11 +60,13 @@ def _reasons_of_legs(
 ) -> Iterator[Rejection]:
     for leg_no, leg in enumerate(legs, start=1):
         account = lookup(leg.account)
+        if account is not None and account.striping is not None:
+            account = whole_of(account, lookup)
         if goes_to_suspense(account, leg, context):
             continue
         if account is None:
             yield Rejection(R.UNKNOWN_ACCOUNT, leg_no, leg.account)
-        elif is_buffer(account):
+        elif is_engine_account(account):
             yield Rejection(R.ENGINE_ACCOUNT, leg_no, leg.account)
         elif account.currency != leg.currency:
             yield Rejection(R.CURRENCY_MISMATCH, leg_no, leg.account)

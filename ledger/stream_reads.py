@@ -61,6 +61,7 @@ REGISTER_TOPICS = [
         "PaymentStatusSet",
         "ReserveSet",
         "BufferingSet",
+        "StripesSet",
         "CreditLimitSet",
         "LimitSet",
         "CourtInquiryRegistered",

@@ -170,6 +170,8 @@ def _account_pairs(item: dict[str, Any]) -> list[tuple[str, object]]:
     ]
     if (buffer := item.get("buffer")) is not None:
         pairs.insert(4, ("accepted", _accepted(buffer, currency)))
+    if (striped := item.get("striped")) is not None:
+        pairs.insert(4, ("stripes", _striped(striped, currency)))
     rolled = item.get("rolled_up")
     if rolled and rolled["accounts"] > 1:
         figure = money(rolled["balance"], currency)
@@ -186,6 +188,16 @@ def _credit_limit(item: dict[str, Any]) -> str:
     named = f"{limit}, agreement {credit['agreement']}"
     named = named if dates == "to" else f"{named} ({dates})"
     return named if credit["in_force"] else f"{named}: not in force"
+
+
+def _striped(striped: dict[str, Any], currency: str) -> str:
+    """Say over how many stripes inflows go, and where the balance lies."""
+    lies = [
+        f"{money(part['balance'], currency)} on {part['account']}"
+        for part in striped["parts"]
+        if part["balance"]
+    ]
+    return "; ".join([f"{striped['stripes']}", *lies])
 
 
 def _accepted(buffer: dict[str, Any], currency: str) -> str:
@@ -333,6 +345,7 @@ SAID = {
     "per_day_count": "times a day ",
     "buffer_ms": "within ms ",
     "directions": "",
+    "stripes": "stripes ",
     "agreement": "agreement ",
     "valid_from": "from ",
     "valid_to": "to ",

@@ -272,6 +272,28 @@ def buffer(
     change_account(ctx, number, change, as_json=as_json)
 
 
+@accounts_app.command("stripes")
+def stripes(
+    ctx: typer.Context,
+    number: Number,
+    stripes: Annotated[int, typer.Argument(help="Over so many, 1 to 64; 0 ends it.")],
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Spread the inflows of a hot account over stripe accounts; it stays one account.
+
+    Its balance, what is available and what is refused are as without stripes. With fewer than
+    before, what lies on the others is gathered to the account at once.
+
+    \b
+    Examples:
+      daybook accounts stripes M-1 8
+      daybook accounts stripes M-1 0 --reason "the sale is over"
+    """
+    change = op.SetStripes(operation_id=new_operation_id(), stripes=stripes, reason=reason)
+    change_account(ctx, number, change, as_json=as_json)
+
+
 @accounts_app.command("limit")
 def limit(
     ctx: typer.Context,

@@ -394,6 +394,20 @@ def test_what_the_engine_applied_from_a_buffer_moves_nothing_and_needs_no_rule(
     assert outcome == NonPosting("engine.apply", books.hash)
 
 
+def test_what_the_engine_gathered_from_stripes_moves_nothing_and_needs_no_rule(
+    books: Ruleset,
+) -> None:
+    gathered = operation(
+        "stripe_gather",
+        """
+        debit STRIPE-1-C-1 2001.01 60.00 CNY
+        debit STRIPE-2-C-1 2001.01 40.00 CNY
+        credit C-1 2001.01 100.00 CNY
+        """,
+    )
+    assert voucher_for(gathered, books) == NonPosting("engine.gather", books.hash)
+
+
 def test_what_the_engine_applied_to_suspense_is_a_line_on_either_subject() -> None:
     applied = operation(
         "buffer_apply",

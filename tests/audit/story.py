@@ -4,7 +4,7 @@ Operations are vouchered at once, parked and repaired, overridden, still parked,
 woken and declared non-posting; the first day was cut, and one repaired after it; a period
 was closed and reopened; accounts carry holds, freezes and limits; a day was opened;
 an inflow went to suspense; a message was set aside; payments wait on the buffers of hot
-accounts, others were applied, one of them to suspense.
+accounts, others were applied, one of them to suspense; an account has stripes, and had more.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def open_accounts(ledger: Ledger) -> None:
     ledger.open("M-1", type="merchant", subject="2002.01")
     ledger.open("HOT", "HOTTER", type="merchant", subject="2002.01")
     ledger.open("CHANNEL", type="channel", subject="2002.01", credit_limit_minor=None)
+    ledger.open("WIDE", type="merchant", subject="2002.01")
     ledger.open("BANK", type="bank", subject="1002.01.02", normal_side="debit")
     why = {"reason": "case 7", "authority": "court", "order_number": "2026-7"}
     ledger.post(
@@ -121,6 +122,7 @@ def open_accounts(ledger: Ledger) -> None:
         ),
         b.command("HOTTER", op.SetBuffering(buffer_ms=60_000, agreement="A-2")),
         b.command("CHANNEL", op.SetBuffering(buffer_ms=60_000, directions="both")),
+        b.command("WIDE", op.SetStripes(stripes=4)),
         b.command("NOBODY", op.ReportLoss()),
     )
 
@@ -166,6 +168,7 @@ def first_day(ledger: Ledger) -> None:
         b.post("payment_capture", b.capture("C-1", 1_000, "h1"), b.credit("M-1", 1_000)),
     )
     accept(ledger)
+    spread(ledger)
     ledger.post(b.command("HOTTER", op.FreezeAccount(freeze_id="f9", **FROM_COURT)))
 
 
@@ -210,6 +213,20 @@ def repair(database_url: str) -> None:
         )
         decisions.approve_override(waiting, checker="bob")
         decisions.set_aside("log", 0, 3, b"not a message", reason="unreadable", maker="alice")
+
+
+def spread(ledger: Ledger) -> None:
+    """Money on stripes, some of it gathered: for a fee, then as the stripes get fewer."""
+    ledger.post(
+        *(
+            b.post("payment", b.debit("C-1", 60), b.credit("WIDE", 60), operation_id=f"wide-{n}")
+            for n in range(6)
+        ),
+        b.post("hold", b.hold("WIDE", 20, "w1"), operation_id="wide-hold"),
+        b.post("fee", b.debit("WIDE", 90), operation_id="wide-fee"),
+        b.command("WIDE", op.SetStripes(stripes=2), operation_id="wide-fewer"),
+        b.post("payment", b.debit("C-1", 9), b.credit("WIDE", 9), operation_id="wide-last"),
+    )
 
 
 def second_day(ledger: Ledger) -> None:

@@ -43,7 +43,7 @@ def test_books_made_by_three_lanes_pass_and_results_on_their_way_are_said(
     story.tell(database_url, consume)
     verdict = verdict_of(database_url)
     assert verdict.difference is None
-    assert verdict.notes == ("29 results are on their way to the ledger",)
+    assert verdict.notes == ("40 results are on their way to the ledger",)
     # when they have been delivered
     with connect_to(database_url) as conn:
         resend_results(conn, deliver_in_tx=apply_results_in_tx)

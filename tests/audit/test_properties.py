@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from accounting.ruleset_files import shipped_ruleset
 from infra import audit
 from infra.decision_log import decision_log
-from ledger.operation import SetBuffering, Submission
+from ledger.operation import SetBuffering, SetStripes, Submission
 from projections.gl_balances import select_trial_balance
 from projections.tables import connect_to
 from tests.audit import story
@@ -37,6 +37,7 @@ def test_any_history_gives_books_that_balance_and_pass_the_audit(database_url: s
     with running_ledger(database_url) as ledger:
         story.publish(database_url, shipped)
         ledger.open(*NUMBERS, credit_limit_minor=40)
+        ledger.answer(b.command("C-2", SetStripes(stripes=3)))
         ledger.answer(b.command("C-3", SetBuffering(buffer_ms=100, agreement="A-1")))
 
         @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])

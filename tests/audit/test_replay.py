@@ -12,7 +12,9 @@ from psycopg import Connection
 
 from ledger.audit import replay
 from ledger.errors import InvalidRequest, LogCorrupt, NotFound
+from ledger.events import AccountCredited, AccountDebited
 from ledger.heads import select_accounts_in_tx
+from ledger.stripes import whole_of
 from tests.ledger import builders as b
 
 
@@ -28,6 +30,25 @@ def test_the_whole_replay_is_the_head(conn: Connection[Any], number: str) -> Non
     with conn.cursor() as cursor:
         head = select_accounts_in_tx(cursor, b.BOOK, [number])[number]
     assert replay(conn, b.BOOK, number).account == head
+
+
+def test_an_account_with_stripes_is_replayed_as_one(conn: Connection[Any]) -> None:
+    whole = replay(conn, b.BOOK, "WIDE")
+    with conn.cursor() as cursor:
+        numbers = ["WIDE", *(f"STRIPE-{stripe}-WIDE" for stripe in range(1, 5))]
+        heads = select_accounts_in_tx(cursor, b.BOOK, numbers)
+    home = heads["WIDE"]
+    assert home is not None
+    assert whole.account == whole_of(home, heads.get)
+    assert whole.account.balance_minor == 6 * 60 - 90 + 9
+    moved = [e for e in whole.events if isinstance(e.event, AccountCredited | AccountDebited)]
+    paid_in = [e for e in moved if e.event.business_type == "payment"]
+    assert [e.balance_minor for e in paid_in] == [60, 120, 180, 240, 300, 360, 279]
+    hold = next(e for e in whole.events if e.name == "AmountHeld")
+    then = replay(conn, b.BOOK, "WIDE", at_version=hold.version)
+    assert (then.account.balance_minor, then.account.available_minor) == (360, 340)
+    alone = replay(conn, b.BOOK, "STRIPE-1-WIDE").account
+    assert alone == heads["STRIPE-1-WIDE"]
 
 
 def test_a_version_gives_the_account_after_that_event(conn: Connection[Any]) -> None:

@@ -95,12 +95,13 @@ class Memory:
         self.events: list[tuple[bytes, int, ev.LedgerEvent]] = []
         self.answers: list[Any] = []
         self.totals: dict[str, tuple[int, int]] = {}
+        self.day = b.DAY
 
     def book(self, batch: list[op.Submission], at: str) -> None:
         """Decide one batch on what is there, and remember what it made."""
         loaded = Loaded(
             b.BOOK,
-            b.DAY,
+            self.day,
             None,
             dict(self.accounts),
             {},
