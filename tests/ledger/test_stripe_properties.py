@@ -16,6 +16,7 @@ from ledger.gathering import PREFIX
 from ledger.stripes import STRIPE, stripe_number, whole_of
 from tests.ledger import builders as b
 from tests.ledger.test_batch_properties import NUMBERS, Memory, submissions
+from tests.ledger.test_buffer_properties import Buffered, plain
 from tests.ledger.test_buffer_properties import submissions as funded
 
 STRIPES_MAX = 3
@@ -118,6 +119,69 @@ def test_striping_changes_where_but_never_what(
         account = without.accounts[number]
         assert account is not None
         assert facts(striped.whole(number)) == facts(account)
+
+
+@st.composite
+def agreements(draw: st.DrawFn) -> op.Submission:
+    """An agreement ends, so that inflows lie on stripes again, or begins anew."""
+    change = op.SetBuffering(buffer_ms=draw(st.sampled_from((0, 60_000))), agreement="A")
+    return b.command(draw(st.sampled_from(NUMBERS)), change)
+
+
+class StripedAndBuffered(Buffered):
+    """A ledger in memory whose accounts have stripes and are under agreements."""
+
+    def __init__(self, directions: str) -> None:
+        super().__init__(directions)
+        for number in NUMBERS:
+            self.accounts.update(dict.fromkeys(STRIPES[number]))
+            account = self.accounts[number]
+            assert account is not None
+            account.striping = Striping(STRIPES_MAX, STRIPES_MAX)
+
+
+@RUN
+@given(funded(), st.sampled_from(("in", "both")), st.data())
+def test_stripes_and_buffers_together_change_nothing_either(
+    day: list[op.Submission], directions: str, data: st.DataObject
+) -> None:
+    without, both = plain(directions), StripedAndBuffered(directions)
+    for submitted in day:
+        without.book([submitted], b.AT)
+        both.book([submitted], b.AT)
+        if data.draw(st.booleans()):
+            both.apply()
+            both.book([data.draw(agreements())], b.AT)
+    both.apply()
+    assert verdicts(both) == verdicts(without)
+    for number in NUMBERS:
+        account = without.accounts[number]
+        home = both.accounts[number]
+        assert account is not None
+        assert home is not None
+        whole = whole_of(home, both.accounts.__getitem__)
+        assert shown(whole) == shown(account)
+
+
+def verdicts(memory: Memory) -> list[tuple[str, str]]:
+    """What became of each request of the day: the agreements are not there without buffers."""
+    return [
+        (answer.operation_id, getattr(answer, "reason", "booked"))
+        for answer in memory.answers
+        if answer.operation_id.startswith("op-")
+    ]
+
+
+def shown(account: Account) -> tuple[int, ...]:
+    """The money of an account, with its day's turnover."""
+    return (
+        account.balance_minor,
+        account.held_minor,
+        account.day_debits_minor,
+        account.day_credits_minor,
+        account.debit_total_minor,
+        account.credit_total_minor,
+    )
 
 
 @RUN

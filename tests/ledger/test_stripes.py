@@ -296,6 +296,20 @@ def test_with_buffering_what_waits_counts_with_the_stripes_and_is_applied_to_the
     assert ids[1:3] == ["daybook:apply:M-1", "daybook:gather:M-1"]
 
 
+def test_what_waits_is_bounded_with_the_stripes_and_what_they_leave_no_room_for_is_suspended() -> (
+    None
+):
+    agreed = Buffering(60_000, "in", "A", None, None, 9)
+    accounts = merchant(AMOUNT_MAX - 5, buffering=agreed)
+    more = b.post("transfer", b.debit("C-1", 6), b.credit("M-1", 6))
+    state = given(*accounts, missing=("BUFFER-M-1",))
+    assert b.reason_of(state, more) is R.AMOUNT_OVERFLOW
+    buffer = b.account("BUFFER-M-1", type="buffer", parent="M-1", balance_minor=40)
+    buffer.accepted = Accepted(b.AT, 1, 0, 40)
+    decided = b.decide(given(*accounts, buffer), apply=("M-1",), due_only=False)
+    assert balances(decided) == {"BUFFER-M-1": 0, "SUSPENSE-CNY": 40}
+
+
 def test_a_buffered_debit_is_applied_after_its_home_has_gathered_the_money() -> None:
     agreed = Buffering(60_000, "both", "A", None, None, 9)
     accounts = merchant(50, home=3, buffering=agreed, credit_limit_minor=None)
