@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 from psycopg import Connection, IsolationLevel
-from psycopg.conninfo import make_conninfo
 
 from consumers.audit import Books
 from infra.audit_books import Asked, Found
 from ledger import audit as ledger_audit
 from ledger.audit import Digest, Progress, Replay, Verdict, digest, digest_from_line, replay
 from ledger.business_types import BusinessTypes
+from ledger.failover import address_of
 
 __all__ = [
     "Digest",
@@ -114,12 +114,12 @@ def _verify_beside(
     """
     row = conn.execute("SELECT pg_export_snapshot()").fetchone()
     assert row is not None
-    url = make_conninfo(conn.info.dsn, password=conn.info.password or None)
     command = [sys.executable, "-m", "infra.audit_books"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(msgspec.json.encode(Asked(url, row[0], _last_id(conn))) + b"\n")
+        asked = Asked(address_of(conn), row[0], _last_id(conn))
+        process.stdin.write(msgspec.json.encode(asked) + b"\n")
         process.stdin.close()
         try:
             verdict = ledger_audit.verify_in_tx(

@@ -17,11 +17,12 @@ import tarfile
 from pathlib import Path
 
 import msgspec
-import psycopg
 
 from consumers.lost_results import resend_results
 from infra.postgres import MAJOR_VERSION, PostgresUnavailable, binaries
 from infra.postgres_owner import owner_of_server
+from ledger.deadlines import DEADLINES
+from ledger.failover import ProvenConnection
 from ledger.statuses import apply_results_in_tx
 from projections.tables import connect_to
 
@@ -179,7 +180,7 @@ def mark_restored(url: str) -> Restored:
 
     Raises `BackupRefused` while anybody else is connected to the database.
     """
-    with psycopg.connect(url) as conn:
+    with ProvenConnection.connect(url, **DEADLINES) as conn:
         others = conn.execute(COUNT_OTHERS).fetchone()
         if others is not None and others[0]:
             msg = f"{others[0]} connections to the database; stop every Daybook process first"

@@ -18,7 +18,8 @@ from accounting.ruleset_files import shipped_ruleset
 from infra.decision_log import decision_log
 from infra.postgres import migrate
 from ledger.books import Book, open_book, select_books
-from ledger.failover import CommittingConnection
+from ledger.deadlines import DEADLINES
+from ledger.failover import ProvenConnection
 from ledger.principals import LOCAL_PRINCIPAL, ensure_local_key
 
 
@@ -41,7 +42,7 @@ def first_start(
 ) -> Started:
     """Migrate; open the first book with the shipped rules if there is none; make the key."""
     migrations = migrate(database_url)
-    with CommittingConnection.connect(database_url, autocommit=True) as conn:
+    with ProvenConnection.connect(database_url, autocommit=True, **DEADLINES) as conn:
         key = ensure_local_key(conn, key_path)
         books = select_books(conn)
     if not books:
@@ -61,7 +62,7 @@ def open_book_with_rules(
     principal: str = LOCAL_PRINCIPAL,
 ) -> Book:
     """Open a book and publish the shipped rules for it, unless it has rules already."""
-    with CommittingConnection.connect(database_url, autocommit=True) as conn:
+    with ProvenConnection.connect(database_url, autocommit=True, **DEADLINES) as conn:
         book = open_book(conn, book_id, name, open_date, principal=principal)
     publish_first_rules(database_url, book_id, maker=principal)
     return book

@@ -21,7 +21,7 @@ import structlog
 from psycopg import Connection
 
 from ledger.deadlines import DEADLINES
-from ledger.failover import CommittingConnection
+from ledger.failover import ProvenConnection
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 FILE_NAME = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
@@ -98,7 +98,7 @@ def migrate(url: str, folder: Path = MIGRATIONS, *, patience_s: float = PATIENCE
     holds a lock for longer than `patience_s`: what was applied before stays applied.
     """
     migrations = read_migrations(folder)
-    with CommittingConnection.connect(url, autocommit=True, **DEADLINES) as conn:
+    with ProvenConnection.connect(url, autocommit=True, **DEADLINES) as conn:
         if conn.info.server_version < SERVER_VERSION_MIN:
             msg = f"PostgreSQL 15 or newer is needed, this is {conn.info.server_version // 10000}"
             raise SchemaRefused(msg)

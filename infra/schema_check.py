@@ -17,6 +17,7 @@ from psycopg import Connection
 from infra.schema import MIGRATIONS, SchemaRefused, read_migrations, schema_standing
 from infra.settings import Settings
 from ledger.deadlines import DEADLINES
+from ledger.failover import CommittingConnection
 from ledger.schema_state import SchemaState
 
 log = structlog.get_logger("infra.schema")
@@ -46,7 +47,7 @@ def refuse_schema(url: str) -> None:
     """
     with (
         contextlib.suppress(psycopg.OperationalError),
-        psycopg.connect(url, autocommit=True, **DEADLINES) as conn,
+        CommittingConnection.connect(url, autocommit=True, **DEADLINES) as conn,
     ):
         state = SchemaCheck().state(conn)
         if not state.usable:
@@ -58,7 +59,7 @@ def require_schema(settings: Settings, url: str, stop: threading.Event) -> None:
     pause_s = 0.1
     while not stop.is_set():
         try:
-            with psycopg.connect(url, autocommit=True, **DEADLINES) as conn:
+            with CommittingConnection.connect(url, autocommit=True, **DEADLINES) as conn:
                 state = SchemaCheck().state(conn)
         except psycopg.OperationalError as error:
             log.error("database_unavailable", error=str(error).strip(), retry_s=pause_s)

@@ -21,6 +21,7 @@ from ledger.clock import booked_at_in_tx, utc_now
 from ledger.codec import book_stream, row_of
 from ledger.errors import DayRefused, InvalidRequest, NotFound
 from ledger.events import BookOpened, DayOpened
+from ledger.failover import require_commits
 from ledger.heads import HeadCache, write_heads_in_tx
 from ledger.job import Decided, Job, Missing
 from ledger.loading import Wanted, load_in_tx
@@ -81,10 +82,12 @@ def open_book(
 ) -> Book:
     """Open a book with its first business date; opening it again returns what is there.
 
-    Raises `InvalidRequest` for a name that cannot be one, and `ClockAhead`.
+    Raises `InvalidRequest` for a name that cannot be one, `ClockAhead`, and
+    psycopg.OperationalError where nothing can be committed now.
     """
     if not 1 <= len(book_id) <= 64 or not book_id.isprintable() or "/" in book_id:
         raise InvalidRequest(f"{book_id!r} cannot name a book")
+    require_commits(conn)
     with conn.transaction(), conn.cursor() as cursor:
         end = Log().lock_log_in_tx(cursor, book_id)
         row = conn.execute(SELECT_BOOK, (book_id,)).fetchone()
@@ -110,9 +113,10 @@ def open_day(
 
     What was accepted for the day that closes is applied in it first, in the same commit.
 
-    Raises `NotFound` for an unknown book, `DayRefused` for a date in the past of the book, and
-    `ClockAhead`.
+    Raises `NotFound` for an unknown book, `DayRefused` for a date in the past of the book,
+    `ClockAhead`, and psycopg.OperationalError where nothing can be committed now.
     """
+    require_commits(conn)
     with conn.transaction(), conn.cursor() as cursor:
         end = Log().lock_log_in_tx(cursor, book_id)
         book = select_book(conn, book_id)

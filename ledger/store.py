@@ -25,7 +25,7 @@ from psycopg.sql import SQL, Identifier
 from ledger.clock import booked_at_in_tx, utc_now
 from ledger.codec import Row
 from ledger.deadlines import DEADLINES
-from ledger.failover import CommittingConnection
+from ledger.failover import ProvenConnection
 from ledger.log import READ_COMMITTED, Log
 
 ADDRESS = "POSTGRES_ADDRESS"
@@ -118,7 +118,7 @@ class Factory(PostgresFactory):
         if address is None:
             return
         pool = self.datastore.pool  # it has not connected yet
-        pool.connection_class = CommittingConnection
+        pool.connection_class = ProvenConnection
         pool.conninfo = address
         pool.kwargs = {
             "autocommit": True,

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import psycopg
 import typer
 
 from infra import audit
 from infra.audit import Verdict
 from infra.cli.console import Json, money, out, progress_bar, show_json, show_pairs, show_table
-from infra.cli.context import database, settings_in_use
+from infra.cli.context import connected, database, settings_in_use
 from infra.cli.exit_codes import ExitCode
 from infra.cli.operation_text import instant_of
+from ledger.deadlines import DEADLINES
+from ledger.failover import CommittingConnection
 
 audit_app = typer.Typer(
     help="Prove that nothing was changed or lost, and that the books follow the ledger.",
@@ -65,7 +66,10 @@ def verify_command(
 
 def verify(url: str, *, digest: audit.Digest | None = None) -> Verdict:
     """Audit ledger and books with a progress bar."""
-    with psycopg.connect(url, autocommit=True) as conn, progress_bar("verifying events") as bar:
+    with (
+        CommittingConnection.connect(url, autocommit=True, **DEADLINES) as conn,
+        progress_bar("verifying events") as bar,
+    ):
         return audit.verify(conn, digest=digest, on_progress=bar.reach)
 
 
@@ -118,7 +122,7 @@ def replay_command(
     settings = settings_in_use(ctx)
     instant = None if at is None else instant_of(at)
     date = None if at_date is None else at_date.date()
-    with database(settings) as url, psycopg.connect(url, autocommit=True) as conn:
+    with connected(settings, CommittingConnection) as conn:
         found = audit.replay(
             conn, settings.book, number, at=instant, at_version=at_version, at_date=date
         )
@@ -165,7 +169,7 @@ def digest_command(ctx: typer.Context, _as_json: Json = False) -> None:
     Example:
       daybook audit digest >> /safe/place/digests.txt
     """
-    with database(settings_in_use(ctx)) as url, psycopg.connect(url, autocommit=True) as conn:
+    with connected(settings_in_use(ctx), CommittingConnection) as conn:
         typer.echo(audit.digest(conn).line())  # the same with and without --json
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import psycopg
 import typer
 
 from infra import audit
 from infra.backup import BackupRefused, Restored, mark_restored, restore_backup, take_backup
 from infra.cli.console import Json, say, show_json
-from infra.cli.context import database, settings_in_use
+from infra.cli.context import connected, database, settings_in_use
 from infra.kafka import delete_topics
 from infra.postgres import embedded_postgres
 from infra.settings import Settings
+from ledger.failover import CommittingConnection, address_of
 
 DeleteTopics = Annotated[
     bool,
@@ -49,10 +49,9 @@ def backup_command(
     Example:
       daybook backup /backups/2026-01-31.tar
     """
-    with database(settings_in_use(ctx)) as url:
-        with psycopg.connect(url, autocommit=True) as conn:
-            digest = audit.digest(conn)
-        size = take_backup(url, path)
+    with connected(settings_in_use(ctx), CommittingConnection) as conn:
+        digest = audit.digest(conn)
+        size = take_backup(address_of(conn), path)
     if as_json:
         show_json({"path": str(path), "bytes": size, "digest": digest})
     else:

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from psycopg import Connection
 
 from infra.client import ApiUnavailable, DaybookClient
 from infra.postgres import embedded_postgres
 from infra.serve import running_server
 from infra.settings import Settings, load_settings
+from ledger.deadlines import DEADLINES
+from ledger.failover import CommittingConnection
 
 
 class NoKey(Exception):
@@ -79,6 +82,17 @@ def database(settings: Settings) -> Iterator[str]:
         raise ApiUnavailable(msg)
     with embedded_postgres(settings.postgres_dir) as postgres:
         yield postgres.url
+
+
+@contextmanager
+def connected(settings: Settings, kind: type[CommittingConnection]) -> Iterator[Connection[Any]]:
+    """Connect in autocommit to the database, to the one host of several that commits.
+
+    Who only reads asks for a `CommittingConnection`, who writes for a `ProvenConnection`.
+    Raises `ApiUnavailable` as `database` does, and psycopg.OperationalError.
+    """
+    with database(settings) as url, kind.connect(url, autocommit=True, **DEADLINES) as conn:
+        yield conn
 
 
 def read_input(path: str) -> bytes:

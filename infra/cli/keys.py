@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import psycopg
 import typer
 
 from infra.cli.console import Json, out, say, show_json, show_table
-from infra.cli.context import database, settings_in_use
+from infra.cli.context import connected, settings_in_use
+from ledger.failover import CommittingConnection, ProvenConnection
 from ledger.principals import SCOPES, SELECT_KEYS, create_key, revoke_keys
 
 keys_app = typer.Typer(help="API keys: who may do what.", no_args_is_help=True)
@@ -36,7 +36,7 @@ def create(
     Example:
       daybook keys create gateway --scope post --scope read
     """
-    with database(settings_in_use(ctx)) as url, psycopg.connect(url, autocommit=True) as conn:
+    with connected(settings_in_use(ctx), ProvenConnection) as conn:
         key = create_key(conn, principal, scope, only_book)
     if as_json:
         show_json({"principal": principal, "scopes": sorted(set(scope)), "key": key})
@@ -52,7 +52,7 @@ def list_keys(ctx: typer.Context, as_json: Json = False) -> None:
     Example:
       daybook keys list
     """
-    with database(settings_in_use(ctx)) as url, psycopg.connect(url, autocommit=True) as conn:
+    with connected(settings_in_use(ctx), CommittingConnection) as conn:
         rows = conn.execute(SELECT_KEYS).fetchall()
     names = ("key_hash", "principal", "scopes", "book_id", "created_at", "revoked_at")
     items = [dict(zip(names, row, strict=True)) for row in rows]
@@ -87,7 +87,7 @@ def revoke(
     Example:
       daybook keys revoke gateway
     """
-    with database(settings_in_use(ctx)) as url, psycopg.connect(url, autocommit=True) as conn:
+    with connected(settings_in_use(ctx), ProvenConnection) as conn:
         count = revoke_keys(conn, principal)
     if as_json:
         show_json({"principal": principal, "revoked": count})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import psycopg
 import typer
 
 from infra.cli.console import Json, say, show_json
@@ -22,6 +21,8 @@ from infra.schema import (
     read_migrations,
     schema_standing,
 )
+from ledger.deadlines import DEADLINES
+from ledger.failover import CommittingConnection
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,7 +65,7 @@ def migrate_command(
 
 def _run(url: str, *, plan: bool, check: bool, patience_s: float, as_json: bool) -> None:
     if plan or check:
-        with psycopg.connect(url, autocommit=True) as conn:
+        with CommittingConnection.connect(url, autocommit=True, **DEADLINES) as conn:
             found = schema_standing(conn, read_migrations())
         _show(found, as_json=as_json)
         refused = found.standing in ("newer", "other")

@@ -95,6 +95,15 @@ def test_every_metric_of_dashboard_and_alarms_is_exposed_by_the_running_processe
     assert re.search(r"^daybook_consumer_operations_total [1-9]", texts["consumer"], re.MULTILINE)
 
 
+def test_every_alarm_that_the_operator_s_page_names_is_shipped() -> None:
+    rules = yaml.safe_load((SHIPPED / "alarms.yaml").read_text())
+    shipped = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    page = (SHIPPED.parent / "operations.md").read_text()
+    named = set(re.findall(r"\bDaybook[A-Z][A-Za-z]+", page))
+    assert named
+    assert named <= shipped
+
+
 def test_every_alarm_says_what_it_means_and_what_to_do() -> None:
     rules = yaml.safe_load((SHIPPED / "alarms.yaml").read_text())
     for group in rules["groups"]:
