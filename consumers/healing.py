@@ -2,8 +2,11 @@
 
 What happened while the operation was missing (an order that names it, an original that became
 final, a cut that numbered its day) is made up for, so that the books become what a rebuild
-makes of the log. Invariant: what is healed, its results and the record that it was healed are
-one transaction; an operation with an outcome is left alone.
+makes of the log. What cannot be made up for is an override of what waited only because its
+original was missing: by the log it had its voucher before, and vouchers are never edited. Then
+the missing one is left to a rebuild, too, so that sweeps go on naming it. Invariant: what is
+healed, its results and the record that it was healed are one transaction; an operation with an
+outcome is left alone.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from psycopg import Connection
 from consumers.bisection import Refusals, write_bisecting
 from consumers.log_rows import select_operations
 from consumers.messages import Booked, Decided
-from consumers.posting import final_originals, results_of
+from consumers.posting import final_originals, first_open, original_names, results_of
 from consumers.renumbering import (
     Healing,
     Renumbered,
@@ -30,14 +33,22 @@ from consumers.traces import select_elsewhere_in_tx
 from consumers.vouchers import Batch, handle_in_tx, prepare
 from projections.outcomes import FINAL, WAITING, OperationName, Outcome, select_standings
 from projections.positions import select_lanes
-from projections.repair_orders import RepairOrderRow, select_next_naming
+from projections.repair_orders import (
+    RepairOrderRow,
+    select_next_naming,
+    select_overrides_beyond,
+)
 from projections.rulesets import PublishedRulesets, load_rulesets
 
 log = structlog.get_logger("consumers.healing")
 
 
-def heal(conn: Connection[Any], missing: Sequence[int], healing: Healing) -> int:
-    """Handle missing operations by their positions; return how many that healed.
+class _Overtaken(Exception):
+    """What is healed has a follower that was overridden while it was missing; the words say it."""
+
+
+def heal(conn: Connection[Any], missing: Sequence[int], healing: Healing) -> dict[int, str]:
+    """Handle missing operations by their positions; return those that are left, and why.
 
     Raises LanesChanged when the books were swapped since they were compared.
     """
@@ -46,6 +57,7 @@ def heal(conn: Connection[Any], missing: Sequence[int], healing: Healing) -> int
     operations = select_operations(conn, missing)
     messages = [Booked(at, operations[at]) for at in sorted(operations)]
     healed: list[int] = []
+    left: dict[int, str] = {}
 
     def write_in_one(
         part: Sequence[Booked | Decided], _through: int, refusals: Refusals | None
@@ -56,13 +68,22 @@ def heal(conn: Connection[Any], missing: Sequence[int], healing: Healing) -> int
             healing.failpoint("healed")
             healed.extend(done)
 
-        before_numbers(conn, healing, heal_in_tx)
+        try:
+            before_numbers(conn, healing, heal_in_tx)
+        except _Overtaken as overtaken:
+            if len(part) == 1:
+                left[part[0].position] = str(overtaken)
+                return
+            for each in part:  # most of them have no such follower
+                write_in_one([each], each.position, refusals)
 
     if messages:
         write_bisecting(write_in_one, messages, messages[-1].position)
     for position in healed:
         log.error("missing_healed", position=position)
-    return len(healed)
+    for position, words in left.items():
+        log.error("missing_left", position=position, detail=words)
+    return left
 
 
 def incarnation_of(conn: Connection[Any]) -> int:
@@ -76,12 +97,42 @@ def _heal_in_tx(
     lane = lock_books_in_tx(conn, healing.incarnation)
     outcomes = handle_in_tx(conn, rulesets, batch, lane.lane, late=True)
     outcomes += _make_up_in_tx(conn, rulesets, outcomes, lane.lane)
+    _refuse_overtaken_in_tx(conn, outcomes, [tried.booked for tried in batch.attempts])
     healing.deliver_in_tx(conn, results_of(outcomes))
     changed = {outcome.position for outcome in outcomes}
     sources = changed | {outcome.attempt_position for outcome in outcomes}  # an override's voucher
     refuse_late_in_tx(conn, sources)
     positions = (tried.booked.position for tried in batch.attempts)
     return [position for position in positions if position in changed]
+
+
+def _refuse_overtaken_in_tx(
+    conn: Connection[Any], outcomes: Sequence[Outcome], healed: Sequence[Booked]
+) -> None:
+    """Raise _Overtaken if a follower of these was overridden though nothing held it up.
+
+    Nothing did if all that it follows was final before the override, as it now stands.
+    """
+    if not outcomes:
+        return
+    touched = {outcome.name for outcome in outcomes}
+    ours = {booked.position for booked in healed}
+    overrides = select_overrides_beyond(conn, min(outcome.position for outcome in outcomes))
+    followers = {
+        (booked.operation.book_id, booked.operation.operation_id): booked
+        for booked in _booked_in_tx(conn, sorted({name for _, name in overrides}))
+        if booked.position not in ours and touched.intersection(original_names(booked))
+    }
+    standings = select_originals(conn, followers.values())
+    for position, name in overrides:
+        booked = followers.get(name)
+        if booked is None or booked.position > position:
+            continue
+        if first_open(booked, final_originals(booked, standings, through=position - 1)) is None:
+            raise _Overtaken(
+                f"{name[1]}, which follows it, was overridden at {position} while it was missing: "
+                "only a rebuild puts both right"
+            )
 
 
 def _make_up_in_tx(

@@ -161,7 +161,8 @@ class Sweeper:
             until = min(begun.through, after + POSITIONS_PER_SLICE)
             compared = compare(self.conn, after, until, selection=selection, beside=self._beside)
             self._failpoint("compared")
-            self._record(begun, until, compared, self._healed(begun, compared))
+            healed, left = self._healed(begun, compared)
+            self._record(begun, until, compared, healed, left)
             self._failpoint("recorded")
             self._progress(until - begun.after, total)
             after = until
@@ -172,11 +173,14 @@ class Sweeper:
         _say(finished)
         return finished
 
-    def _healed(self, begun: Sweep, compared: Comparison) -> set[int]:
-        """Heal what can be; each transaction records what it heals. Return the positions."""
+    def _healed(self, begun: Sweep, compared: Comparison) -> tuple[set[int], dict[int, str]]:
+        """Heal what can be; each transaction records what it heals.
+
+        Return the positions, and those that are left with the reason.
+        """
         deliver_in_tx = self._deliver_in_tx
         if deliver_in_tx is None or not (compared.missing or compared.unmet):
-            return set()
+            return set(), {}
         named = {each.position: each for each in compared.differences}
         healed: set[int] = set()
 
@@ -190,13 +194,20 @@ class Sweeper:
             healed.update(positions)
 
         healing = Healing(begun.incarnation, deliver_in_tx, record_in_tx, self._failpoint)
-        heal(self.conn, compared.missing, healing)
+        left = heal(self.conn, compared.missing, healing)
         heal_decisions(self.conn, compared.unmet, healing)
-        return healed
+        return healed, left
 
-    def _record(self, begun: Sweep, until: int, compared: Comparison, healed: set[int]) -> None:
+    def _record(
+        self,
+        begun: Sweep,
+        until: int,
+        compared: Comparison,
+        healed: set[int],
+        left: Mapping[int, str],
+    ) -> None:
         rest: list[Difference] = [
-            each
+            _as_left(each, left.get(each.position))
             for each in compared.differences
             if not (each.kind in HEALABLE and each.position in healed)
         ]
@@ -335,6 +346,13 @@ def _as_healed(difference: Difference, renumbered: Mapping[str, str]) -> Differe
         words = next(iter(renumbered.values()), None)
     detail = difference.detail if words is None else f"{difference.detail}; {words}"
     return msgspec.structs.replace(difference, healed=True, detail=detail)
+
+
+def _as_left(difference: Difference, words: str | None) -> Difference:
+    """Say why a missing one was left alone, if it was."""
+    if words is None or difference.kind != "missing":
+        return difference
+    return msgspec.structs.replace(difference, detail=f"{difference.detail}; {words}")
 
 
 def _say(sweep: Sweep) -> None:

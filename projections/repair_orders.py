@@ -55,6 +55,10 @@ NEXT_NAMING = """
     WHERE performed AND position > %s AND book_id = ANY(%s) AND operation_ids && %s
     ORDER BY position LIMIT 1
 """
+OVERRIDES_BEYOND = """
+    SELECT position, book_id, unnest(operation_ids) FROM repair_orders
+    WHERE performed AND kind = 'override' AND position > %s ORDER BY position
+"""
 MARK_PERFORMED = "UPDATE repair_orders SET performed = true WHERE position = %s"
 SELECT_PERFORMED = """
     SELECT position, performed FROM repair_orders WHERE position = ANY(%s)
@@ -130,6 +134,12 @@ def select_next_naming(
     books, operation_ids = zip(*names, strict=True)
     row = conn.execute(NEXT_NAMING, (after, list(books), list(operation_ids))).fetchone()
     return None if row is None else RepairOrderRow(*row)
+
+
+def select_overrides_beyond(conn: Connection[Any], after: int) -> list[tuple[int, tuple[str, str]]]:
+    """Read the performed overrides after a position: theirs, and the operation's book and id."""
+    rows = conn.execute(OVERRIDES_BEYOND, (after,))
+    return [(position, (book_id, operation_id)) for position, book_id, operation_id in rows]
 
 
 def mark_performed_in_tx(conn: Connection[Any], position: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from accounting import periods
 from accounting.decided import DayCut
-from accounting.decisions import DecisionRefused
+from accounting.decisions import DecisionRefused, GivenLine
 from consumers.bus import Poll, Stuck
 from consumers.consumer import Consumer
 from consumers.log_rows import select_published
@@ -90,6 +90,35 @@ def refund(
     )
 
 
+def override(written: WrittenLog, operation: OperationBooked, chance: random.Random) -> None:
+    """Two people give an operation's lines, most often so that they can stand."""
+    lines = [
+        GivenLine(
+            "credit" if each.kind == "credit" else "debit",
+            each.subject,
+            each.currency,
+            each.amount_minor,
+            each.account,
+        )
+        for each in operation.legs
+    ]
+    credits_minor = sum(line.amount_minor for line in lines if line.side == "credit")
+    over_minor = 2 * credits_minor - sum(line.amount_minor for line in lines)
+    if over_minor and chance.random() < 0.9:
+        side = "debit" if over_minor > 0 else "credit"
+        lines.append(GivenLine(side, "1002.01", "CNY", abs(over_minor)))
+    override_id = written.decide(
+        lambda made: made.propose_override(
+            written.book_id,
+            operation.operation_id,
+            tuple(lines),
+            accounting_date=operation.business_date,
+            maker="alice",
+        )
+    )
+    written.decide(lambda made: made.approve_override(override_id, checker="bob"))
+
+
 def open_first_day(written: WrittenLog, date: dt.date) -> None:
     """Open the book and a register of rules."""
     with psycopg.connect(written.database_url, autocommit=True) as conn:
@@ -132,20 +161,30 @@ def changed(written: WrittenLog, kind: str, date: str) -> None:
 
 
 def a_random_history(
-    written: WrittenLog, chance: random.Random, *, pages: float = 0.2
+    written: WrittenLog, chance: random.Random, *, pages: float = 0.2, overrides: float = 0.0
 ) -> list[str]:
     """Rulesets with holes, operations that follow some earlier ones, repairs of any of them.
 
-    Days are opened and cut, the past is closed and reopened, meanwhile (`pages`: how often).
+    Days are opened and cut, the past is closed and reopened, meanwhile (`pages`: how often), and
+    any of them overridden (`overrides`: how often).
     Return the ids of the operations.
     """
     rules = [(), ("payment",), ("payment", "refund"), ("recharge",), ("refund",)]
     ids: list[str] = []
+    booked: list[OperationBooked] = []
+
+    def book(operation: OperationBooked) -> None:
+        written.commit(operation)
+        ids.append(operation.operation_id)
+        booked.append(operation)
+
     today = dt.date.fromisoformat(DAY)
     open_first_day(written, today)
     for number in range(45):
         if chance.random() < pages:
             today = turn_a_page(written, today, chance)
+        if booked and overrides and chance.random() < overrides:
+            override(written, chance.choice(booked[-12:]), chance)
         match chance.randint(0, 9):
             case 0:
                 written.publish(rules_without(*chance.choice(rules)))
@@ -156,16 +195,13 @@ def a_random_history(
                 )
             case 3 | 4 | 5 if ids:
                 originals = chance.sample(ids, min(len(ids), chance.choice((1, 1, 2, 3))))
-                written.commit(refund(written, f"f-{number}", originals, chance, str(today)))
-                ids.append(f"f-{number}")
+                book(refund(written, f"f-{number}", originals, chance, str(today)))
             case 6:
-                written.commit(payment(written, f"p-{number}", str(today)))  # type: ignore[arg-type]
-                ids.append(f"p-{number}")
+                book(payment(written, f"p-{number}", str(today)))
             case _:
                 account = f"C-{chance.randint(1, 9)}"
                 day = str(today)
-                written.commit(written.recharge(f"r-{number}", account, fee_minor=1, day=day))
-                ids.append(f"r-{number}")
+                book(written.recharge(f"r-{number}", account, fee_minor=1, day=day))
     written.publish()
     written.decide(lambda made: made.request_repair(BOOK, ids[::3] or ["none"], maker="alice"))
     return ids

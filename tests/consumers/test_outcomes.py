@@ -9,6 +9,7 @@ from accounting.ruleset import Ruleset
 from accounting.ruleset_files import shipped_ruleset
 from consumers.consumer import Consumer
 from ledger.errors import LogCorrupt
+from ledger.events import OperationBooked
 from ledger.statuses import AccountingResult, apply_results_in_tx
 from projections.identity import Identity, select_identity
 from projections.positions import LanesChanged
@@ -41,7 +42,7 @@ def refund_of(written: WrittenLog, operation_id: str, original: str) -> object:
     )
 
 
-def payment(written: WrittenLog, operation_id: str, day: str = DAY) -> object:
+def payment(written: WrittenLog, operation_id: str, day: str = DAY) -> OperationBooked:
     """A payment of 500 with a fee of 10 to merchant M-1."""
     return written.operation(
         operation_id,

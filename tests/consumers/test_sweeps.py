@@ -24,7 +24,7 @@ from projections.tables import connect_to
 from tests.consumers.caught_up import books, consume_log, statuses
 from tests.consumers.lossy_books import consume_losing, tell_repairs
 from tests.consumers.test_completeness import broken, passed_over, two_recharges
-from tests.consumers.test_order import a_random_history
+from tests.consumers.test_order import a_random_history, override
 from tests.consumers.test_outcomes import identity_of, payment, refund_of, rules_without
 from tests.consumers.written_log import BOOK, DAY, WrittenLog
 from tests.waiting import wait_until
@@ -114,6 +114,55 @@ def test_whatever_a_random_history_lost_the_healed_books_are_those_of_the_log(
         found = books(database_url)
         for table, rows in whole.items():
             assert found[table] == rows, (table, lost)
+
+
+@pytest.mark.parametrize("seed", [501, 508])
+def test_what_an_override_of_its_follower_has_overtaken_is_left_for_a_rebuild(
+    database_url: str, seed: int
+) -> None:
+    """Among random overrides: the books are healed to those of the log, or name what they lack."""
+    chance = random.Random(seed)
+    ids = a_random_history(WrittenLog(database_url), chance, pages=0.0, overrides=0.35)
+    consume_log(database_url)
+    whole = books(database_url)
+    while True:
+        lost = chance.sample(ids, chance.randint(1, len(ids) // 2))
+        consume_losing(database_url, lost)
+        left = [each for each in healed(database_url).differences if not each.healed]
+        if left:
+            break
+        assert books(database_url) == whole, lost
+    assert {each.kind for each in left} == {"missing"}
+    assert all("was overridden at" in each.detail for each in left)
+    rebuild(database_url, compare=False)
+    assert books(database_url) == whole
+
+
+def test_an_original_is_missing_while_its_follower_is_overridden(database_url: str) -> None:
+    """By the log the refund was vouchered at once, and the override found it so: with the payment
+    healed it would stand by the override, and by its rule in a rebuild."""
+    written = WrittenLog(database_url)
+    written.publish()
+    lost = payment(written, "p-1")
+    follower = refund_of(written, "f-1", "p-1")
+    written.commit(lost, follower, payment(written, "p-2"))
+    override(written, follower, random.Random(1))
+    consume_log(database_url)
+    whole = books(database_url)
+    consume_losing(database_url, ("p-1", "p-2"))
+    assert statuses(database_url)["f-1"] == ("vouchered", None), "by the override"
+
+    first, again = healed(database_url), healed(database_url)
+
+    named = {each.operation_id: each.healed for each in first.differences}
+    assert named == {"p-1": False, "p-2": True}, "the others are healed"
+    (difference,) = again.differences
+    assert (difference.operation_id, difference.healed) == ("p-1", False)
+    assert "f-1, which follows it, was overridden at" in difference.detail
+    assert rebuild(database_url).difference is not None, "not swapped before somebody has looked"
+    rebuild(database_url, compare=False)
+    assert books(database_url) == whole
+    assert healed(database_url).found == 0
 
 
 def test_a_healed_operation_is_named_on_the_record_and_counted(database_url: str) -> None:
