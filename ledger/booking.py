@@ -35,7 +35,7 @@ from ledger.errors import (
     LogCorrupt,
     StoreUnavailable,
 )
-from ledger.heads import HeadCache, write_heads_in_tx
+from ledger.heads import HeadCache, write_heads_in_tx, write_money_in_tx
 from ledger.job import Decided, Job, Loaded, Missing, Recorded, answer_of
 from ledger.loading import Wanted, load_in_tx
 from ledger.log import Log, LogEnd, Sealed, seal_rows
@@ -245,7 +245,10 @@ class Booker:
             if (word := statement.receive(self.connection())) != statement.APPENDED:
                 raise LogCorrupt(f"under the log's own lock a batch was {word}")
         else:
-            write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
+            if packed.money is not None:
+                write_money_in_tx(cursor, packed.money)
+            else:
+                write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
             self.log.write_in_tx(cursor, sealed, packed.rows)
         self.reach("engine.after_insert")
 

@@ -305,14 +305,11 @@ def write_heads_in_tx(
     after: Mapping[str, Account],
     opened: set[str],
 ) -> None:
-    """Write the touched accounts: new ones inserted, money of the others in one statement."""
+    """Write the touched accounts, whatever changed: new ones inserted, the others updated."""
     if opened:
         cursor.executemany(INSERT_HEAD, [_head_row(after[number]) for number in opened])
     changed = [account for number, account in after.items() if number not in opened]
     if changed:
-        if is_plain(before, after):
-            cursor.execute(UPDATE_MONEY, money_arrays(changed), prepare=True)
-            return
         values = (*money_arrays(changed), *_counts_arrays(changed))
         cursor.execute(UPDATE_MONEY_AND_COUNTS, values, prepare=True)
     detailed: list[tuple[Account | None, Account]] = []
@@ -329,6 +326,11 @@ def write_heads_in_tx(
             detailed.append((old, account))
     _write_details_in_tx(cursor, detailed)
     write_accepted_in_tx(cursor, before, after)
+
+
+def write_money_in_tx(cursor: Cursor[Any], money: tuple[PackedArray, ...]) -> None:
+    """Write the heads of a batch in which only money moved (`is_plain`), as `money_arrays`."""
+    cursor.execute(UPDATE_MONEY, money, prepare=True)
 
 
 def is_plain(before: Mapping[str, Account | None], after: Mapping[str, Account]) -> bool:

@@ -2,7 +2,7 @@
 
 Under the lock nothing is left to do but to send, so that PostgreSQL and other engines wait for
 nobody who packs. A small batch in which only money moved is one statement; everything else is
-rows for COPY, beside what `write_heads_in_tx` writes.
+rows for COPY. Heads are packed too where only money moved; else `write_heads_in_tx` writes them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import msgspec
 
 from ledger import statement
-from ledger.arrays import UuidArray, uuid_array
-from ledger.heads import is_plain
+from ledger.arrays import PackedArray, UuidArray, uuid_array
+from ledger.heads import is_plain, money_arrays
 from ledger.job import Decided, Loaded
 from ledger.log import Sealed
 
@@ -23,10 +23,14 @@ class Stated(msgspec.Struct, frozen=True):
 
 
 class Copied(msgspec.Struct, frozen=True):
-    """A batch as rows for COPY, and the streams that it takes for new."""
+    """A batch as rows for COPY, the streams that it takes for new, and its heads.
+
+    `money` is None when more than money moved, or nothing did.
+    """
 
     new_ids: UuidArray
     rows: bytes
+    money: tuple[PackedArray, ...] | None
 
 
 Packed = Stated | Copied
@@ -34,8 +38,10 @@ Packed = Stated | Copied
 
 def pack(loaded: Loaded, decided: Decided, sealed: Sealed) -> Packed:
     """Pack a batch the way it is to be written."""
-    rows = sealed.rows
-    if len(rows) <= statement.ROWS_MAX and is_plain(loaded.accounts, decided.touched):
-        return Stated(statement.values_of(sealed, list(decided.touched.values())))
+    rows, changed = sealed.rows, list(decided.touched.values())
+    plain = is_plain(loaded.accounts, decided.touched)
+    if plain and len(rows) <= statement.ROWS_MAX:
+        return Stated(statement.values_of(sealed, changed))
     new = [row.stream_id for row in rows if row.version == 1]
-    return Copied(uuid_array(new), sealed.copy_bytes())
+    money = money_arrays(changed) if plain and changed else None
+    return Copied(uuid_array(new), sealed.copy_bytes(), money)
