@@ -2,7 +2,8 @@
 
 Beside the API: a consumer posts the books, `audit verify` runs again and again, all accounts and
 their days are read in one snapshot as at a day's end, and every table is vacuumed in a loop, on top
-of autovacuum. Postings are offered when they are due (open loop), so nobody's waiting is hidden.
+of autovacuum. First all rounds alone, then all with everything, as that takes seconds to start.
+Postings are offered when they are due (open loop), so nobody's waiting is hidden.
 """
 
 from __future__ import annotations
@@ -38,12 +39,15 @@ def run(run: Run) -> None:
     place, scale = run.place, run.scale
     url = place.caught_up_database("everything")
     with api_server(url, place.folder) as (api_url, (api,)):
+        halves = []
         for number in range(scale.rounds):
             documents = Documents(seed=14_000 + number)
-            half = _maximum_per_s(run, api_url, documents) / 2
-            _offer(run, api_url, documents, half, ALONE, "alone", {"API": api}, url)
-            with ExitStack() as stack:
-                beside = _start_beside(run, url, stack)
+            halves.append(_maximum_per_s(run, api_url, documents) / 2)
+            _offer(run, api_url, documents, halves[-1], ALONE, "alone", {"API": api}, url)
+        with ExitStack() as stack:
+            beside = _start_beside(run, url, stack)
+            for number, half in enumerate(halves):
+                documents = Documents(seed=15_000 + number)
                 rounds = {name: _rounds(beside[name]) for name in KINDS}
                 everybody = {"API": api, **beside}
                 _offer(run, api_url, documents, half, BESIDE, "everything", everybody, url)

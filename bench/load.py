@@ -85,10 +85,16 @@ async def _carry_out(plan: Plan) -> Report:
     return Report(tally.elapsed_s, cpu_s, tally.latencies_s, dict(statuses), tally.retries)
 
 
+def report(data: bytes) -> None:
+    """Write all of it to standard output, which may take a part when PYTHONUNBUFFERED is set."""
+    with open(sys.stdout.fileno(), "wb", closefd=False) as whole:
+        whole.write(data)
+
+
 def main() -> None:
     """Read the plan, carry it out, write the report."""
     plan = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Plan)
-    sys.stdout.buffer.write(msgspec.msgpack.encode(uvloop.run(_carry_out(plan))))
+    report(msgspec.msgpack.encode(uvloop.run(_carry_out(plan))))
 
 
 if __name__ == "__main__":

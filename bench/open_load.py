@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
+from bench.load import report
 from infra.http_load import Connection, Request
 
 ANSWER_S = 30.0
@@ -156,7 +157,7 @@ async def _carry_out(plan: OpenPlan) -> OpenReport:
 def main() -> None:
     """Read the plan, carry it out, write the report."""
     plan = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=OpenPlan)
-    sys.stdout.buffer.write(msgspec.msgpack.encode(uvloop.run(_carry_out(plan))))
+    report(msgspec.msgpack.encode(uvloop.run(_carry_out(plan))))
 
 
 if __name__ == "__main__":
