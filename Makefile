@@ -20,7 +20,7 @@ BROKER := kafka
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test faults check lint schemas kafka kafka-stop kafka-jars bench soak docs clean
+.PHONY: help setup demo serve test faults check lint schemas kafka kafka-stop kafka-jars bench profile soak docs clean
 
 help: ## Show this list
 	@echo "Daybook: an event-sourced payment ledger. Start with: make demo"
@@ -69,6 +69,9 @@ kafka-jars: setup ## Fetch what a broker needs, so that the tests start theirs a
 
 bench: setup ## Run the benchmarks and print ratios
 	@$(BIN)/python -m bench $(ARGS)
+
+profile: setup ## Write where the time of a posting goes to bench/profile.txt
+	@$(BIN)/python -m bench.profile > bench/profile.txt && cat bench/profile.txt
 
 soak: setup $(BROKER) ## Random histories and faults against a model: MINUTES=3, SEED=…, ROUNDS=…
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(BROKER),--kafka 127.0.0.1:$(KAFKA_PORT))

@@ -35,7 +35,7 @@ BATCH_TIMES, HTTP_TIMES = "batch: × the smallest", "HTTP: × the smallest"
 KNOWN, UNKNOWN = "look up a known id: µs", "an unknown id: µs"
 REPLAYED, REPLAY_MS = "one account's events", "replay: ms"
 ROWS, INDEXES = "table: bytes an event", "indexes: bytes an event"
-WAL = "WAL bytes a posting (batch 1,000)"
+WAL, WAL_HTTP = "batch: WAL bytes a posting", "HTTP: WAL bytes a posting"
 CALLERS = 32
 TIMES_MOST = 1.2
 WAL_BYTES = 8 << 30
@@ -125,10 +125,14 @@ def _post_over_http(run: Run, logs: list[Filled]) -> None:
             documents = Documents(seed=12_000 + number)
             costs = []
             for log, url in zip(logs, urls, strict=True):
-                bodies = documents.transfers(count)
+                bodies, wal = documents.transfers(count), _wal_bytes(log)
                 plan = Plan(url, POSTINGS, key, BOOK, CALLERS, "application/json", bodies)
                 costs.append(1 / post_load(plan).per_s)
-                figures = {HTTP_COST: costs[-1] * 1e6, HTTP_TIMES: costs[-1] / costs[0]}
+                figures = {
+                    HTTP_COST: costs[-1] * 1e6,
+                    HTTP_TIMES: costs[-1] / costs[0],
+                    WAL_HTTP: (_wal_bytes(log) - wal) / count,
+                }
                 run.sheet.add(SIZE, log.name, figures)
 
 
