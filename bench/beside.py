@@ -2,7 +2,8 @@
 
 `audit`: `audit verify` over ledger and books, again and again. `accounts`: what a report at a day's
 end reads, in one snapshot: every head and every account's day. `vacuum`: VACUUM of everything that
-changes. Each round is a line on standard output, so that it can be counted.
+changes, at the pace of autovacuum. Each round is a line on standard output, so that it can be
+counted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ledger.heads import HEAD_COLUMNS, account_from_row
 
 READ_AT_ONCE = 1_000
 PAUSE_S = 0.05
+AUTOVACUUM_DELAY = "2ms"  # PostgreSQL's default of autovacuum_vacuum_cost_delay
 SELECT_ACCOUNTS = f"SELECT {HEAD_COLUMNS} FROM ledger.accounts ORDER BY account_id"
 SELECT_DAYS = """
     SELECT book_id, account, currency, business_date, lane, debit_minor, credit_minor, closing_minor
@@ -49,6 +51,7 @@ def read_accounts(url: str) -> None:
 def vacuum(url: str) -> None:
     """Remove what is dead from every table, and bring the planner's statistics up to date."""
     with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(f"SET vacuum_cost_delay = '{AUTOVACUUM_DELAY}'")
         conn.execute("VACUUM (ANALYZE)")
 
 

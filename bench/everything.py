@@ -61,7 +61,8 @@ def run(run: Run) -> None:
     run.sheet.note(
         PROCESSES,
         "100 % is one processor. Memory is a process's own (shared_buffers not counted); the "
-        "generator's is the most that it had, with all requests in it.",
+        "generator's is the most that it had, with all requests in it. Backends that came and went "
+        "meanwhile (of the audit, the reads, the VACUUM) are not in it.",
     )
 
 
