@@ -76,6 +76,8 @@ def test_a_proposal_and_a_message_set_aside_are_kept_late(database_url: str) -> 
     )
     consume_log(database_url)
     whole = books(database_url)
+    assert len(whole["set_asides"]) == 1, "the books keep what was set aside, also in a rebuild"
+    assert rebuild(database_url, swap=False).difference is None
     consume_losing(database_url, ("MessageSetAside", "PeriodChangeProposed"))
     assert books(database_url) != whole
 
