@@ -17,6 +17,7 @@ from functools import lru_cache
 from ledger import events as ev
 from ledger.account import Accepted, Account, Buffering, LegContext, flow_of, instant_text
 from ledger.business_types import BusinessType
+from ledger.engine_accounts import opened_below
 from ledger.errors import BufferFull, Rejection, RejectionReason
 from ledger.money import AMOUNT_MAX
 from ledger.operation import Leg
@@ -115,20 +116,11 @@ def after_ms(instant: str, milliseconds: int) -> str:
 
 def buffer_opened(account: Account, context: LegContext, *, principal: str) -> ev.AccountOpened:
     """Return the opening of an account's buffer account, with the account above it in the tree."""
-    number = buffer_number(account.number)
-    return ev.AccountOpened(
-        book_id=account.book_id,
-        account=number,
-        owner=account.owner,
-        type=BUFFER,
-        subject=account.subject,
-        currency=account.currency,
-        normal_side=account.normal_side,
-        parent=account.number,
+    return opened_below(
+        account,
+        buffer_number(account.number),
+        BUFFER,
+        context,
         credit_limit_minor=None if account.credit_limit_minor is None else 0,
-        version=1,
-        business_date=context.business_date,
-        booked_at=context.booked_at,
         principal=principal,
-        command_id=f"daybook:open:{number}",
     )

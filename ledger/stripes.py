@@ -22,6 +22,7 @@ import msgspec
 from ledger import events as ev
 from ledger.account import Account, LegContext, decide_leg, flow_of
 from ledger.buffers import BUFFER, is_buffer
+from ledger.engine_accounts import opened_below
 from ledger.errors import Rejection
 from ledger.operation import Leg
 
@@ -143,22 +144,7 @@ def stripe_opened(
     home: Account, number: str, context: LegContext, *, principal: str
 ) -> ev.AccountOpened:
     """Return the opening of one of an account's stripe accounts, below it in the tree."""
-    return ev.AccountOpened(
-        book_id=home.book_id,
-        account=number,
-        owner=home.owner,
-        type=STRIPE,
-        subject=home.subject,
-        currency=home.currency,
-        normal_side=home.normal_side,
-        parent=home.number,
-        credit_limit_minor=0,
-        version=1,
-        business_date=context.business_date,
-        booked_at=context.booked_at,
-        principal=principal,
-        command_id=f"daybook:open:{number}",
-    )
+    return opened_below(home, number, STRIPE, context, credit_limit_minor=0, principal=principal)
 
 
 def date_of(account: Account, open_date: str, find: Find) -> str:

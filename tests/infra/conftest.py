@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.cli import app, main
 from infra.demo.payment_day import BUSINESS_DATE
 from infra.demo.system import System, own_settings, system, variables
 from infra.postgres import EmbeddedPostgres
 from infra.settings import load_settings, with_overrides
 from tests.fix_postgres import fresh_database
-from tests.infra.commands import Daybook, Ended
+from tests.infra.commands import Daybook, in_this_process
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +35,4 @@ def daybook(
     """Run a command in this process with the environment of the running system."""
     for name, value in variables(served.settings).items():
         monkeypatch.setenv(name, value)
-
-    def run(*words: str) -> Ended:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(lambda: app(list(words)))
-        printed = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
+    return in_this_process(capsys)

@@ -15,13 +15,12 @@ from kafka import KafkaProducer
 
 from consumers.loop import ConsumerSettings, run_consumer
 from consumers.set_aside import Place, place_of, select_standing
-from infra.cli import app, main
 from infra.cli.exit_codes import ExitCode
 from ledger.principals import create_key
 from projections.tables import connect_to
 from tests.consumers.caught_up import relay_all, statuses
 from tests.consumers.written_log import WrittenLog
-from tests.infra.commands import Daybook, Ended
+from tests.infra.commands import Daybook, in_this_process
 from tests.waiting import wait_until
 
 FOREIGN = b'{"hello":1}'
@@ -39,15 +38,7 @@ def operator(
         monkeypatch.setenv("DAYBOOK_KEY", create_key(conn, "olga", ["repair"]))
     monkeypatch.setenv("DAYBOOK_DATABASE_URL", database_url)
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
-
-    def run(*words: str) -> Ended:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(lambda: app(list(words)))
-        printed = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
+    return in_this_process(capsys)
 
 
 @contextmanager

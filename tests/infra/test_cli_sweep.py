@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,21 +13,7 @@ from tests.consumers.caught_up import statuses
 from tests.consumers.test_completeness import broken, two_recharges
 from tests.consumers.test_sweeps import one_lost_between, recorded
 from tests.consumers.written_log import DAY
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Daybook = Callable[..., Ended]
+from tests.infra.commands import Daybook, Ended
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import pytest
 from eventsourcing.persistence import PersistenceError
 
 from infra.backup import mark_restored
-from infra.cli import app, main
 from infra.cli.exit_codes import ExitCode
 from infra.decision_log import decision_log
 from infra.first_start import first_start
@@ -28,7 +27,7 @@ from ledger.failover import ProvenConnection
 from tests.faults.servers import own_folder, server_in
 from tests.faults.test_failover import socket_of
 from tests.fix_api import ApiCaller, api_over, credit, operation
-from tests.infra.commands import Daybook, Ended
+from tests.infra.commands import Daybook, in_this_process
 from tests.waiting import wait_until
 
 DAY = dt.date(2026, 1, 31)
@@ -83,15 +82,7 @@ def daybook(
 
     def on(url: str) -> Daybook:
         monkeypatch.setenv("DAYBOOK_DATABASE_URL", url)
-
-        def run(*words: str) -> Ended:
-            capsys.readouterr()
-            with pytest.raises(SystemExit) as ended:
-                main(lambda: app(list(words)))
-            printed = capsys.readouterr()
-            return Ended(int(ended.value.code or 0), printed.out, printed.err)
-
-        return run
+        return in_this_process(capsys)
 
     return on
 

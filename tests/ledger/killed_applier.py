@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
 
 from ledger import operation as op
 from tests.ledger import builders as b
 from tests.ledger.booking import running_ledger
+from tests.ledger.killed import KillAt
 
 ACCEPTED_MINOR = 40
 PATIENCE_S = 60.0
@@ -20,18 +19,13 @@ PATIENCE_S = 60.0
 
 def main(database_url: str, step: str) -> None:
     """Accept, and be killed when the engine applies it by itself."""
-    armed = False
-
-    def reach(reached: str) -> None:
-        if armed and reached == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    with running_ledger(database_url, reach=reach) as ledger:
+    kill = KillAt(step)
+    with running_ledger(database_url, reach=kill.reach) as ledger:
         ledger.open("M-1")
         ledger.answer(b.command("M-1", op.SetBuffering(buffer_ms=2_000, agreement="A-1")))
         recharge = b.post("recharge", b.credit("M-1", ACCEPTED_MINOR), operation_id="r")
         print(ledger.answer(recharge).status, flush=True)
-        armed = True
+        kill.armed = True
         threading.Event().wait(PATIENCE_S)
 
 

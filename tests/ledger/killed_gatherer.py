@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 
 from ledger import operation as op
 from tests.ledger import builders as b
 from tests.ledger.booking import running_ledger
+from tests.ledger.killed import KillAt
 
 INFLOWS, EACH_MINOR, PAID_MINOR = 12, 10, 75
 
@@ -23,20 +22,15 @@ def payout() -> op.Submission:
 
 def main(database_url: str, step: str) -> None:
     """Take money in on stripes, then pay and be killed at the step."""
-    armed = False
-
-    def reach(reached: str) -> None:
-        if armed and reached == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    with running_ledger(database_url, reach=reach) as ledger:
+    kill = KillAt(step)
+    with running_ledger(database_url, reach=kill.reach) as ledger:
         ledger.open("M-1")
         ledger.answer(b.command("M-1", op.SetStripes(stripes=4)))
         for number in range(INFLOWS):
             recharge = b.post("recharge", b.credit("M-1", EACH_MINOR), operation_id=f"r-{number}")
             ledger.answer(recharge)
         print("ready", flush=True)
-        armed = True
+        kill.armed = True
         ledger.answer(payout())
 
 

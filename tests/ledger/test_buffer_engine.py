@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,6 +18,7 @@ from ledger.money import AMOUNT_MAX
 from ledger.reads import AccountState, select_account, select_account_page
 from tests.ledger import builders as b
 from tests.ledger.booking import FixedClock, Ledger, running_ledger
+from tests.ledger.killed import run_until_killed
 from tests.ledger.killed_applier import ACCEPTED_MINOR
 from tests.waiting import wait_until
 
@@ -209,15 +206,7 @@ def test_what_suspense_cannot_count_lies_in_the_next_one_and_the_day_opens(
 def test_a_kill_at_any_step_of_the_application_applies_it_once(
     database_url: str, step: str
 ) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.ledger.killed_applier", database_url, step],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert killed.stdout.split() == ["accepted"]
+    assert run_until_killed("tests.ledger.killed_applier", database_url, step) == ["accepted"]
     with running_ledger(database_url) as ledger:
         wait_until(lambda: seen(ledger) == (ACCEPTED_MINOR, 0, ACCEPTED_MINOR), "the application")
         assert state(ledger).version == 3  # opened, agreed, applied

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from tests.ledger import builders as b
 from tests.ledger.booking import Ledger, running_ledger
 from tests.ledger.builders import BOOK
 from tests.ledger.cut_wire import cut_wire
+from tests.ledger.killed import run_until_killed
 from tests.ledger.killed_engine import BEFORE, payments
 from tests.waiting import wait_until
 
@@ -50,15 +50,7 @@ def test_a_kill_at_any_step_loses_and_doubles_nothing(
     database_url: str, way: str, step: str
 ) -> None:
     # given an engine that is killed at this step of a batch
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.ledger.killed_engine", database_url, step, way],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert killed.stdout.split() == [BEFORE]
+    assert run_until_killed("tests.ledger.killed_engine", database_url, step, way) == [BEFORE]
     # when another one is asked the same again
     with running_ledger(database_url) as ledger:
         answers = ledger.post(*payments())

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -27,6 +23,7 @@ from tests.audit.story import publish
 from tests.consumers.caught_up import consume_log
 from tests.ledger import builders as b
 from tests.ledger.booking import Ledger, running_ledger
+from tests.ledger.killed import run_until_killed
 from tests.ledger.killed_gatherer import EACH_MINOR, INFLOWS, PAID_MINOR, payout
 
 STRIPES = 4
@@ -227,15 +224,7 @@ def test_an_account_is_closed_when_every_stripe_is_empty_and_vouchered(database_
     ["engine.before_insert", "engine.after_insert", "engine.before_commit", "engine.after_commit"],
 )
 def test_a_kill_at_any_step_gathers_and_pays_once(database_url: str, step: str) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.ledger.killed_gatherer", database_url, step],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert killed.stdout.split() == ["ready"]
+    assert run_until_killed("tests.ledger.killed_gatherer", database_url, step) == ["ready"]
     with running_ledger(database_url) as ledger:
         ledger.answer(payout())
         assert ledger.answer(payout()).replayed
