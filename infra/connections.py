@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from psycopg import Connection
+from psycopg import Connection, Error
 from psycopg_pool import ConnectionPool
 
 from infra.settings import Settings
@@ -42,8 +42,21 @@ def connect(url: str, settings: Settings, application_name: str) -> Connection[A
 def connection_pool(
     url: str, settings: Settings, application_name: str
 ) -> ConnectionPool[Connection[Any]]:
-    """Return a pool, not yet open; a connection that died is found out before it is used."""
-    return ConnectionPool(
+    """Return a pool, not yet open; a connection that died is found out before it is used.
+
+    What cut one connection has most likely cut the others: all are made anew at once. Else a caller
+    meets one dead connection after the other, the pool pauses longer after each, and the caller's
+    time is over while the database would have answered.
+    """
+
+    def check(conn: Connection[Any]) -> None:
+        try:
+            pool.check_connection(conn)
+        except Error:
+            pool.drain()
+            raise
+
+    pool: ConnectionPool[Connection[Any]] = ConnectionPool(
         url,
         connection_class=CommittingConnection,
         kwargs=connection_options(settings, application_name),
@@ -51,7 +64,8 @@ def connection_pool(
         max_size=settings.pool_size_max,
         timeout=POOL_WAIT_S,
         reconnect_timeout=POOL_WAIT_S,
-        check=ConnectionPool.check_connection,
+        check=check,
         open=False,
         name=application_name,
     )
+    return pool

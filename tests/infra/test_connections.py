@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -14,7 +14,7 @@ import pytest
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from infra.connections import connect
+from infra.connections import connect, connection_pool
 from infra.relay import relay_connection
 from infra.settings import load_settings
 from ledger import operation as op
@@ -26,6 +26,10 @@ from tests.ledger import builders as b
 from tests.ledger.booking import open_test_book
 
 BATCHES = 40
+CUT_THE_POOL = """
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'test-cut'
+"""
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
@@ -94,6 +98,22 @@ def test_a_peer_that_is_gone_without_a_word_is_noticed(
         assert conn.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
     assert asks == 1
     assert tcp == {"user_timeout_ms": 20_000, "idle_s": 20, "interval_s": 5}
+
+
+def test_after_a_cut_the_next_caller_is_served_however_many_connections_lay_ready(
+    database_url: str,
+) -> None:
+    ready = 6
+    with connection_pool(database_url, load_settings(), "test-cut") as pool:
+        with ExitStack() as held:
+            for _ in range(ready):
+                held.enter_context(pool.connection())
+        assert pool.get_stats()["pool_available"] == ready
+        with psycopg.connect(database_url, autocommit=True) as admin:
+            cut = admin.execute(CUT_THE_POOL).fetchone()
+            assert cut == (ready,)
+        with pool.connection() as conn:  # would raise PoolTimeout: more deaths than patience
+            assert conn.execute("SELECT 1").fetchone() == (1,)
 
 
 @contextmanager
