@@ -1,16 +1,15 @@
 """The issue's list of faults, in its order: which verdicts belong to each, and which have none.
 
 Invariant: a fault of the list is never silently absent: after a whole run it has verdicts, or its
-line says that there are none.
+line says that there are none and the run has failed.
 """
 
 from __future__ import annotations
 
 import re
 
-from tests.faults.verdicts import Fault
+from tests.faults.verdicts import NONE, Fault
 
-NONE = "NO VERDICT"
 LIST = {
     "engine killed at each step": r"^kill -9: engine, ",
     "engine that decides ahead killed at each step": r"^kill -9: engine that decides ahead, ",
@@ -58,6 +57,7 @@ def standing_of(faults: list[Fault]) -> list[str]:
     for what, pattern in LIST.items():
         found = [each for each in faults if re.search(pattern, each.name)]
         held = sum(each.verdict == "held" for each in found)
-        verdict = NONE if not found else f"{held} of {len(found)} held"
+        judged = any(each.verdict != NONE for each in found)
+        verdict = f"{held} of {len(found)} held" if judged else NONE
         lines.append(f"{what:<48}{verdict}")
     return lines

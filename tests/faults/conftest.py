@@ -1,4 +1,8 @@
-"""Fixtures of this folder: the fault with its seed, and the table of verdicts after the run."""
+"""Fixtures of this folder: the fault with its seed, and the table of verdicts after the run.
+
+Invariant: a run is green only if every fault that it injected, and after a whole run every fault
+of the list, has a verdict.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import pytest
 
 from tests.faults.catalogue import standing_of
 from tests.faults.kafka_scene import on_kafka, operator
-from tests.faults.verdicts import Fault, seed_of, table_of
+from tests.faults.verdicts import NONE, Fault, seed_of, table_of
 
 __all__ = ["on_kafka", "operator"]  # fixtures of this folder
 
@@ -37,26 +41,44 @@ def seed(fault: Fault) -> int:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Write the verdict of a fault down: it held, or something failed."""
+    """Write the verdict of a fault down: it held, something failed, or nobody has said."""
     report = yield
     found = item.stash.get(FAULT, None)
     if found is not None:
-        if report.failed:
+        if report.when == "call" and report.passed and not found.recovery:
+            report.outcome = "failed"
+            report.longrepr = f"{found.name}: {NONE}; the test never called fault.recovered(how)"
+        elif report.failed:
             found.verdict = "FAILED"
-        elif report.when == "call":
+        elif report.when == "call" and report.passed:
             found.verdict = "held"
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table of the faults that were injected."""
-    config = terminalreporter.config
-    faults = config.stash.get(FAULTS, [])
+    faults = terminalreporter.config.stash.get(FAULTS, [])
     if faults:
         terminalreporter.section("faults")
         for line in table_of(faults):
             terminalreporter.write_line(line)
-        if not config.option.keyword and all(Path(each).is_dir() for each in config.args):
-            terminalreporter.section("the list")  # only a whole run can tell what is missing
-            for line in standing_of(faults):
+        standing = _standing(terminalreporter.config)
+        if standing:
+            terminalreporter.section("the list")
+            for line in standing:
                 terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run, whatever its tests say, when a fault injected or of the list has no verdict."""
+    verdicts = [each.verdict for each in session.config.stash.get(FAULTS, [])]
+    absent = any(each.endswith(NONE) for each in [*verdicts, *_standing(session.config)])
+    if absent and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _standing(config: pytest.Config) -> list[str]:
+    """Give the list with its verdicts, after a whole run: only that can tell what is missing."""
+    faults = config.stash.get(FAULTS, [])
+    whole = not config.option.keyword and all(Path(each).is_dir() for each in config.args)
+    return standing_of(faults) if faults and whole else []

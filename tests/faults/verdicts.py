@@ -1,6 +1,6 @@
 """The verdict of each fault: collected while the tests run, printed as one table at the end.
 
-Invariant: a fault without a passed test has no good verdict.
+Invariant: a fault without a passed test that says how the system recovered has no good verdict.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 SEED = "DAYBOOK_FAULTS_SEED"
 SEED_DEFAULT = 20261125
+NONE = "NO VERDICT"
 HEADINGS = ("fault", "seed", "verdict", "how it recovered")
 
 
@@ -20,7 +21,7 @@ class Fault:
     name: str
     seed: int
     recovery: str = ""
-    verdict: str = "not finished"
+    verdict: str = NONE
 
     def recovered(self, how: str) -> None:
         """Say how the system recovered; called last, when all has been asserted."""
