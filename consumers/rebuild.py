@@ -110,13 +110,17 @@ def rebuild(
     with ExitStack() as stack:
         live, conn = (stack.enter_context(connect_to(database_url)) for _ in range(2))
         _lock_out_others(live)
-        shadow = Shadow(conn, _rows_of(stack, live, topic))
+        rows = _rows_of(stack, live, topic)
         visible = select_visible(live)
-        beside = processes_default() if processes is None else processes
-        long = visible >= BESIDE_FROM_ROWS or (processes is not None and visible > 0)
-        if beside and long and topic is None:
-            filling = StretchProcesses(database_url, beside, rows_per_stretch=rows_per_stretch)
-            shadow.fill_beside(filling, visible, progress)
+        count = 0 if topic is not None else _processes_for(visible, processes)
+        with ExitStack() as filling:
+            # First of all: they are imported while the shadow is made.
+            beside = StretchProcesses(database_url, count, rows_per_stretch=rows_per_stretch)
+            if count:
+                filling.enter_context(beside)
+            shadow = Shadow(conn, rows)
+            if count:
+                shadow.fill_beside(beside, visible, progress)
         for visible in _nearer(shadow, lambda: select_visible(live)):
             shadow.fill(visible, progress)
         shadow.analyze()
@@ -343,6 +347,13 @@ def _sizes(conn: Connection[Any], schema: str) -> dict[str, int]:
 def _refuse_unknown(name: str, kept: Sequence[str]) -> None:
     if name not in kept:
         raise NotFound(f"no kept books {name}: there are {', '.join(kept) or 'none'}")
+
+
+def _processes_for(visible: int, wanted: int | None) -> int:
+    """Say how many processes fill a log of this length; 0: the ordinary handler alone does."""
+    if wanted is None:
+        return processes_default() if visible >= BESIDE_FROM_ROWS else 0
+    return wanted if visible > 0 else 0
 
 
 def _rows_of(stack: ExitStack, live: Connection[Any], topic: Topic | None) -> Rows | None:

@@ -8,6 +8,7 @@ the live lanes stand, and holds what they have made of the same rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from psycopg import Connection, sql
@@ -18,17 +19,30 @@ from consumers.messages import Booked, Decided, LogRow, lane_of
 from consumers.rebuild_rows import LogRows, Rows
 from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
 from consumers.set_aside import read_rows
-from consumers.stretch_processes import StretchProcesses
-from consumers.stretches import LANE, WRITERS_LOCK, select_shadow
+from consumers.stretch_processes import StretchProcesses, stretches_at, stretches_through
+from consumers.stretches import LANE, WRITERS_LOCK, Stretch, select_shadow
 from consumers.vouchers import handle_in_tx, keep_decisions_in_tx, prepare
-from projections.bare_tables import put_back_indexes, take_off_indexes
+from projections.bare_tables import (
+    TakenOff,
+    put_back_beside,
+    put_back_indexes,
+    take_off_indexes,
+)
 from projections.positions import INSERT_LANE, select_log
 from projections.repair_orders import exists_due
 from projections.rulesets import PublishedRulesets
-from projections.tables import COMPARED, COMPARED_SUMS, SHADOW_SCHEMA, use_schema, write_behind
+from projections.tables import (
+    COMPARED,
+    COMPARED_SUMS,
+    SHADOW_SCHEMA,
+    connect_to,
+    use_schema,
+    write_behind,
+)
 
 ROWS_PER_BATCH = 10_000
 LEFT_PER_BATCH = 4_000
+LOOK_UP = "outcomes_pkey"  # what says how an original stands
 
 CREATE_TABLES = "SELECT ledger.create_projection_tables(%s)"
 LOCK_WRITERS = "SELECT pg_advisory_xact_lock(%s)"
@@ -60,6 +74,7 @@ class Shadow:
         self.conn = conn
         self.rows = rows or LogRows(conn)
         self.operations = 0
+        self._analyzed = -1  # how many operations the planner knows
         self.lanes: Lanes = [(LANE, 0)]
         self._rulesets = PublishedRulesets()
         with conn.transaction():
@@ -80,24 +95,64 @@ class Shadow:
 
     def fill_beside(self, processes: StretchProcesses, through: int, progress: Progress) -> None:
         """Fill an empty shadow from the log with processes beside each other."""
-        statements = take_off_indexes(self.conn, SHADOW_SCHEMA)
+        taken: Sequence[TakenOff] = take_off_indexes(self.conn, SHADOW_SCHEMA)
         decided = read_rows(self.conn, select_decisions(self.conn, through))
         with self.conn.transaction():
             keep_decisions_in_tx(self.conn, prepare(self._rulesets, decided).decided)
-        posted = processes.post(
-            select_shadow(self.conn), through, lambda done, total: progress("filling", done, total)
-        )
-        progress("indexing", through, through)
-        put_back_indexes(self.conn, statements)
-        self.analyze()
-        for first in range(0, len(posted.left), LEFT_PER_BATCH):
-            progress("what depends", first, len(posted.left))
-            positions = posted.left[first : first + LEFT_PER_BATCH]
-            self._handle(select_rows_at(self.conn, positions), 0)
+        processes.begin(select_shadow(self.conn))  # not before: each reads the rulesets once
+        done = 0
+
+        def advance(stretch: Stretch) -> None:
+            nonlocal done
+            done += stretch.through - stretch.after
+            progress("filling", done, through)
+
+        posted = processes.post(stretches_through(through, processes.rows_per_stretch), advance)
         self.operations = posted.operations
+        left, taken = self._post_left(processes, posted.left, taken, progress)
+        progress("indexing", through, through)
+        with ThreadPoolExecutor(1) as pool:
+            summed = pool.submit(processes.finish)
+            put_back_beside(lambda: connect_to(processes.database_url, SHADOW_SCHEMA), taken)
+            summed.result()
+        self.analyze()
+        self._analyzed -= len(left)
+        self._handle_left(left, progress)
         with self.conn.transaction():
             self._place_lanes([(LANE, through)])
             self._settle_due_in_tx()
+
+    def _post_left(
+        self,
+        processes: StretchProcesses,
+        left: Sequence[int],
+        taken: Sequence[TakenOff],
+        progress: Progress,
+    ) -> tuple[Sequence[int], Sequence[TakenOff]]:
+        """Let the processes post what follows what they have written, as long as that helps.
+
+        Return what is left then, and the indexes that are still taken off.
+        """
+        if not left:
+            return left, taken
+        progress("what depends", 0, len(left))
+        put_back_indexes(self.conn, [each for each in taken if each.name == LOOK_UP])
+        taken = [each for each in taken if each.name != LOOK_UP]
+        while left:
+            still = processes.post(stretches_at(left)).left
+            if 2 * len(still) > len(left):
+                return still, taken
+            left = still
+        return left, taken
+
+    def _handle_left(self, left: Sequence[int], progress: Progress) -> None:
+        """Give the ordinary handler what the processes have left."""
+        operations = self.operations
+        for first in range(0, len(left), LEFT_PER_BATCH):
+            progress("what waits", first, len(left))
+            positions = left[first : first + LEFT_PER_BATCH]
+            self._handle(select_rows_at(self.conn, positions), 0)
+        self.operations = operations
 
     def fill(self, through: int, progress: Progress) -> None:
         """Handle everything up to a position, in log order."""
@@ -128,7 +183,10 @@ class Shadow:
             self._settle_due_in_tx()
 
     def analyze(self) -> None:
-        """Let the planner know the books before anybody reads them."""
+        """Let the planner know the books before anybody reads them; again after a tenth more."""
+        if self.operations - self._analyzed <= self._analyzed // 10:
+            return
+        self._analyzed = self.operations
         for table in (*COMPARED, *COMPARED_SUMS):
             place = sql.Identifier(SHADOW_SCHEMA, table)
             self.conn.execute(sql.SQL("ANALYZE {}").format(place))

@@ -1,8 +1,9 @@
 """A stretch of the log made into rows of a rebuild's shadow at once, in a process of its own.
 
 Operations that name no original do not depend on each other, so stretches are handled beside
-each other, as lanes are; what names an original that is not final in the same stretch is left
-to the ordinary handler, and so is a stretch that the database refuses. `python -m
+each other, as lanes are. What names an original that is not final in the same stretch is left, and
+asked for again by its position once the others are written; what is left then, as behind a parked
+one, goes through the ordinary handler, and so does a stretch that the database refuses. `python -m
 consumers.stretches FD …` becomes a process for each socket that it is given; each reads one line
 (`Asked`), then a line for each stretch. Invariant: each operation of a stretch is either written,
 with all that follows from it, or named in `left`.
@@ -21,14 +22,20 @@ import msgspec
 import psycopg
 from psycopg import Connection, errors
 
-from consumers.log_rows import select_published
+from consumers.log_rows import select_published, select_rows_at
 from consumers.messages import Booked, Unreadable
-from consumers.posting import Attempt, Settled, settle
+from consumers.posting import Attempt, Settled, original_names, settle
 from consumers.set_aside import read_rows
 from consumers.sums import Sums
 from consumers.vouchers import prepare, settle_behind, write_new_in_tx
 from ledger.errors import LogCorrupt
-from projections.outcomes import WAITING, OperationName, Standing, copy_outcomes_in_tx
+from projections.outcomes import (
+    WAITING,
+    OperationName,
+    Standing,
+    copy_outcomes_in_tx,
+    select_standings,
+)
 from projections.rulesets import PublishedRulesets, load_rulesets
 from projections.tables import SHADOW_SCHEMA, connect_to, write_behind
 
@@ -50,10 +57,15 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Stretch(msgspec.Struct, frozen=True, array_like=True):
-    """The rows with after < position ≤ through; `through` of 0 says that no more will come."""
+    """The rows with after < position ≤ through; `through` of 0 says that no more will come.
+
+    `positions` names the only ones that are meant: they were left before, and the outcomes of
+    all else can be looked up.
+    """
 
     after: int
     through: int
+    positions: tuple[int, ...] = ()
 
 
 class Posted(msgspec.Struct, frozen=True):
@@ -75,10 +87,14 @@ class StretchWriter:
 
     def post(self, stretch: Stretch) -> Posted:
         """Write a stretch in one transaction. Raises LogCorrupt, Unreadable, psycopg.Error."""
-        rows = select_published(self._conn, stretch.after, stretch.through)
+        if stretch.positions:
+            rows = select_rows_at(self._conn, stretch.positions)
+        else:
+            rows = select_published(self._conn, stretch.after, stretch.through)
         booked = [each for each in read_rows(self._conn, rows) if isinstance(each, Booked)]
         attempts = prepare(self._rulesets, booked).attempts
-        settled, left = settle_independent(self._rulesets, attempts)
+        standings = self._standings(attempts) if stretch.positions else {}
+        settled, left = settle_behind_known(self._rulesets, attempts, standings)
         waiting = set(left)
         new = [each for each in booked if each.position not in waiting] if waiting else booked
         try:
@@ -91,20 +107,25 @@ class StretchWriter:
             self.finish()
         return Posted(len(booked), tuple(left))
 
+    def _standings(self, attempts: Sequence[Attempt]) -> dict[OperationName, Standing]:
+        names = {name for tried in attempts for name in original_names(tried.booked)}
+        return select_standings(self._conn, sorted(names))
+
     def finish(self) -> None:
         """Write what was only added up so far."""
         self._sums.post_in_tx(self._conn, LANE)
 
 
-def settle_independent(
-    rulesets: PublishedRulesets, attempts: Sequence[Attempt]
+def settle_behind_known(
+    rulesets: PublishedRulesets,
+    attempts: Sequence[Attempt],
+    standings: dict[OperationName, Standing],
 ) -> tuple[list[Settled], list[int]]:
-    """Settle what depends on nothing outside these attempts; name the positions of the rest."""
+    """Settle what depends on nothing but `standings` and these; name the positions of the rest."""
     if all(tried.booked.operation.original_operation_id is None for tried in attempts):
         return [settle(tried, tried.booked.position) for tried in attempts], []
     settled: list[Settled] = []
     left: list[int] = []
-    standings: dict[OperationName, Standing] = {}
     for tried in attempts:
         each = settle_behind(tried, standings, rulesets)
         outcome = each.outcome

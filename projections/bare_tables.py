@@ -7,12 +7,17 @@ triggers stay on all the time.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 from psycopg import Connection, sql
 
-LONG_TABLES = ("outcomes", "operation_orders", "vouchers", "voucher_lines")
-MAINTENANCE_MEMORY = "512MB"
+from projections.tables import write_behind
+
+LONG_TABLES = ("voucher_lines", "outcomes", "vouchers", "operation_orders")  # longest first
+TABLES_AT_ONCE = 2
+MAINTENANCE_MEMORY = "256MB"
 
 SELECT_CONSTRAINTS = """
     SELECT c.relname, k.conname, pg_get_constraintdef(k.oid)
@@ -21,7 +26,7 @@ SELECT_CONSTRAINTS = """
     ORDER BY c.relname, k.conname
 """
 SELECT_INDEXES = """
-    SELECT x.relname, pg_get_indexdef(i.indexrelid)
+    SELECT c.relname, x.relname, pg_get_indexdef(i.indexrelid)
     FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
     JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
     WHERE c.relnamespace = %s::regnamespace AND c.relname = ANY(%s)
@@ -29,9 +34,17 @@ SELECT_INDEXES = """
 """
 
 
-def take_off_indexes(conn: Connection[Any], schema: str) -> list[sql.SQL | sql.Composed]:
-    """Drop keys and indexes of the long tables; return the statements that put them back."""
-    statements: list[sql.SQL | sql.Composed] = []
+class TakenOff(NamedTuple):
+    """A key or an index of a table, and the statement that puts it back."""
+
+    table: str
+    name: str
+    statement: sql.SQL | sql.Composed
+
+
+def take_off_indexes(conn: Connection[Any], schema: str) -> list[TakenOff]:
+    """Drop keys and indexes of the long tables; return what puts them back."""
+    taken: list[TakenOff] = []
     named = (schema, list(LONG_TABLES))
     with conn.transaction():
         for table, name, definition in conn.execute(SELECT_CONSTRAINTS, named).fetchall():
@@ -40,16 +53,29 @@ def take_off_indexes(conn: Connection[Any], schema: str) -> list[sql.SQL | sql.C
             drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(place, constraint)
             conn.execute(drop)
             add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}")
-            statements.append(add.format(place, constraint, sql.SQL(definition)))
-        for name, definition in conn.execute(SELECT_INDEXES, named).fetchall():
+            statement = add.format(place, constraint, sql.SQL(definition))
+            taken.append(TakenOff(table, name, statement))
+        for table, name, definition in conn.execute(SELECT_INDEXES, named).fetchall():
             conn.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(schema, name)))
-            statements.append(sql.SQL(definition))
-    return statements
+            taken.append(TakenOff(table, name, sql.SQL(definition)))
+    return taken
 
 
-def put_back_indexes(conn: Connection[Any], statements: list[sql.SQL | sql.Composed]) -> None:
+def put_back_indexes(conn: Connection[Any], taken: Sequence[TakenOff]) -> None:
     """Make the indexes again, sorted, in processes of the server beside each other."""
     conn.execute(f"SET maintenance_work_mem = '{MAINTENANCE_MEMORY}'")
-    for statement in statements:
-        conn.execute(statement)
+    for each in taken:
+        conn.execute(each.statement)
     conn.execute("RESET maintenance_work_mem")
+
+
+def put_back_beside(connect: Callable[[], Connection[Any]], taken: Sequence[TakenOff]) -> None:
+    """Make the indexes again, those of one table beside those of another."""
+
+    def put_back(table: str) -> None:
+        with connect() as conn:
+            write_behind(conn)
+            put_back_indexes(conn, [each for each in taken if each.table == table])
+
+    with ThreadPoolExecutor(TABLES_AT_ONCE) as pool:
+        list(pool.map(put_back, LONG_TABLES))

@@ -88,6 +88,32 @@ def test_a_random_history_gives_the_same_books_beside_each_other(
     assert report.swapped
 
 
+def test_what_names_an_original_of_another_stretch_is_left_to_the_processes_too(
+    database_url: str,
+) -> None:
+    """A tenth of the log were refunds that one ordinary handler made alone, slower by far."""
+    written = WrittenLog(database_url)
+    written.publish()
+    written.commit(*(written.recharge(f"r-{number}") for number in range(20)))
+    for prefix, of in (("f-", "r-"), ("f-f-", "f-r-")):
+        refunds = [refund_of(written, f"{prefix}{of}{n}", f"{of}{n}") for n in range(20)]
+        written.commit(*refunds)  # type: ignore[arg-type]
+    consume_log(database_url)
+    steps: set[str] = set()
+
+    report = rebuild(
+        database_url,
+        processes=2,
+        rows_per_stretch=7,
+        progress=lambda step, _done, _total: steps.add(step),
+    )
+
+    assert report.difference is None
+    assert report.operations == 60
+    assert "what depends" in steps
+    assert "what waits" not in steps
+
+
 def test_what_the_database_refuses_in_a_stretch_is_parked_alone(database_url: str) -> None:
     poison = "ALTER TABLE {}.voucher_lines ADD CONSTRAINT no_poison CHECK (account <> 'C-POISON')"
     written = WrittenLog(database_url)
@@ -102,8 +128,8 @@ def test_what_the_database_refuses_in_a_stretch_is_parked_alone(database_url: st
 
         shadow = Shadow(conn)
         conn.execute(poison.format(SHADOW_SCHEMA).encode())
-        processes = StretchProcesses(database_url, 2, rows_per_stretch=9)
-        shadow.fill_beside(processes, select_visible(live), lambda *_: None)
+        with StretchProcesses(database_url, 2, rows_per_stretch=9) as processes:
+            shadow.fill_beside(processes, select_visible(live), lambda *_: None)
 
         assert shadow.operations == 12
         assert first_difference(live, LIVE_SCHEMA, SHADOW_SCHEMA) is None
