@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from accounting.chart import Chart
-from accounting.voucher import OPPOSITE_SIDE, Voucher, VoucherLine, voucher_id_of
+from accounting.voucher import OPPOSITE_SIDE, Voucher, VoucherLine
 
 MovementKey = tuple[str, str]
 
@@ -51,7 +51,6 @@ def correcting_vouchers(
         bodies.append(("blue", tuple(correct_lines)))
     return tuple(
         Voucher(
-            voucher_id=voucher_id_of(voucher.book_id, decision_id, ordinal),
             book_id=voucher.book_id,
             source_id=decision_id,
             ordinal=ordinal,

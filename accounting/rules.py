@@ -8,18 +8,19 @@ ever: no clock, no I/O, no randomness.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
 
 from accounting.rule_document import Rule
-from accounting.ruleset import AmountStep, PostingPlan, Ruleset, TakeStep
+from accounting.ruleset import Ruleset
 from accounting.ruleset_errors import RuleError
 from accounting.ruleset_files import load_ruleset
-from accounting.voucher import Voucher, VoucherLine, currency_differences, voucher_id_of
+from accounting.shapes import LEGS_MAX, SHAPES_MAX, PostingPlan, Shape, key_of, shape_of
+from accounting.voucher import Voucher, VoucherLine, currency_differences
 from ledger.buffers import APPLY
-from ledger.events import MOVEMENT_KINDS, BookedLeg, OperationBooked
+from ledger.events import MOVEMENT_KINDS, BookedLeg, NamedAmount, OperationBooked
 from ledger.gathering import GATHER
 from ledger.money import AMOUNT_MAX
 
@@ -37,8 +38,6 @@ __all__ = [
 
 # The rule ids of what the engine applied from a buffer account, or gathered from stripes.
 ENGINE_RULES = {APPLY.code: "engine.apply", GATHER.code: "engine.gather"}
-SumsByName = dict[str, dict[str, int]]
-NOTHING: Mapping[str, int] = {}
 
 
 class ParkedReason(StrEnum):
@@ -99,12 +98,10 @@ def voucher_for(
     moves = [leg for leg in operation.legs if leg.kind in MOVEMENT_KINDS]
     if plan.rule.non_posting:
         return _non_posting_moved(moves) or NonPosting(plan.rule.rule_id, ruleset.hash)
-    if not _is_plain(operation, moves, plan, ruleset):
-        parked = _refused(operation, moves, plan, ruleset)
-        if parked is not None:
-            return parked
-    taken, sums = _taken(operation, moves, plan)
-    bodies = _bodies(plan, taken, sums, ruleset.chart.off_balance)
+    shape = _shape(operation, moves, plan, ruleset)
+    if isinstance(shape, Parked):
+        return shape
+    bodies = _bodies(shape, moves, operation.amounts)
     if isinstance(bodies, Parked):
         return bodies
     if not bodies:
@@ -150,9 +147,8 @@ def _vouchers(
         return Parked(ParkedReason.CLOSED_PERIOD, f"{date} is closed through {closed_through}")
     book_id, source_id = operation.book_id, operation.operation_id
     business_date = None if date == operation.business_date else operation.business_date
-    return tuple(
+    vouchers = [
         Voucher(
-            voucher_id_of(book_id, source_id, ordinal),
             book_id,
             source_id,
             ordinal,
@@ -165,7 +161,8 @@ def _vouchers(
             business_date,
         )
         for ordinal, lines in enumerate(bodies, 1)
-    )
+    ]
+    return tuple(vouchers)
 
 
 def _non_posting_moved(moves: Sequence[BookedLeg]) -> Parked | None:
@@ -182,22 +179,25 @@ def _non_posting_moved(moves: Sequence[BookedLeg]) -> Parked | None:
     return None
 
 
-def _is_plain(
+def _shape(
     operation: OperationBooked, moves: Sequence[BookedLeg], plan: PostingPlan, ruleset: Ruleset
-) -> bool:
-    """Tell in one pass that nothing is to be refused, as with most; False: look for the reason."""
-    known, leaves, buckets = ruleset.currencies, ruleset.chart.leaves, plan.buckets
-    for leg in moves:
-        wanted = buckets.get((leg.kind, leg.subject))
-        if wanted is None or len(wanted) != 1:
-            return False
-        if leg.currency not in known or leg.subject not in leaves:
-            return False
-    amounts, expected = operation.amounts, plan.rule.amounts
-    for name, amount in amounts.items():
-        if name not in expected or amount.currency not in known:
-            return False
-    return all(map(amounts.__contains__, plan.required))
+) -> Shape | Parked:
+    """Find the operation's shape, or say why it is impossible to post.
+
+    Only shapes in which nothing can be refused, as with most, are remembered.
+    """
+    amounts = operation.amounts
+    key = key_of(moves, amounts)
+    shape = plan.shapes.get(key)
+    if shape is None:
+        parked = _refused(operation, moves, plan, ruleset)
+        if parked is not None:
+            return parked
+        shape = shape_of(plan, moves, amounts, ruleset.chart.off_balance)
+        plain = all((leg.kind, leg.subject) in plan.buckets for leg in moves)
+        if plain and len(moves) <= LEGS_MAX and len(plan.shapes) < SHAPES_MAX:
+            plan.shapes[key] = shape
+    return shape
 
 
 def _refused(
@@ -266,45 +266,39 @@ def _buckets_of(leg: BookedLeg, plan: PostingPlan, ruleset: Ruleset) -> tuple[in
     return ()
 
 
-def _taken(
-    operation: OperationBooked, moves: Sequence[BookedLeg], plan: PostingPlan
-) -> tuple[list[list[BookedLeg]], SumsByName]:
-    """Put each leg into its bucket and add up every name per currency."""
-    taken: list[list[BookedLeg]] = [[] for _ in plan.names]
-    sums: SumsByName = {
-        name: {amount.currency: amount.amount_minor} for name, amount in operation.amounts.items()
-    }
-    for leg in moves:
-        bucket = (plan.buckets.get((leg.kind, leg.subject)) or plan.redirected[leg.kind])[0]
-        taken[bucket].append(leg)
-        name = plan.names[bucket]
-        if name is not None:
-            total = sums.setdefault(name, {})
-            total[leg.currency] = total.get(leg.currency, 0) + leg.amount_minor
-    return taken, sums
-
-
 def _bodies(
-    plan: PostingPlan,
-    taken: Sequence[Sequence[BookedLeg]],
-    sums: SumsByName,
-    off_balance: frozenset[str],
+    shape: Shape, moves: Sequence[BookedLeg], amounts: dict[str, NamedAmount]
 ) -> list[tuple[VoucherLine, ...]] | Parked:
-    """Write the lines of each voucher; vouchers without a line are left out."""
+    """Write the lines of each voucher; vouchers without a line are left out.
+
+    A signed sum of zero leaves no line, one below zero parks.
+    """
+    values: list[BookedLeg | NamedAmount] = [*moves, *amounts.values()]
     bodies: list[tuple[VoucherLine, ...]] = []
-    for steps in plan.vouchers:
+    doubtful = shape.currencies > 1
+    for line_shapes in shape.vouchers:
         lines: list[VoucherLine] = []
-        for step in steps:
-            if isinstance(step, TakeStep):
-                for leg in taken[step.bucket]:
-                    lines.append(_leg_line(leg, len(lines) + 1, off_balance))
+        balance_minor = no = 0
+        for side, subject, currency, off_balance, weight, which, terms in line_shapes:
+            account: str | None = None
+            if which >= 0:
+                minor, account = moves[which].amount_minor, moves[which].account
             else:
-                parked = _append_amounts(lines, step, sums)
-                if parked is not None:
-                    return parked
+                minor = 0
+                for sign, at in terms:
+                    minor += sign * values[at].amount_minor
+                if not 0 <= minor <= AMOUNT_MAX:
+                    detail = f"{side} {subject} would be {minor} {currency}"
+                    return Parked(ParkedReason.AMOUNT_OUT_OF_RANGE, detail)
+                if not minor:
+                    continue
+            no += 1
+            balance_minor += weight * minor
+            lines.append(VoucherLine(no, side, subject, currency, minor, account, off_balance))
+        doubtful = doubtful or balance_minor != 0
         if lines:
             bodies.append(tuple(lines))
-    return _unbalanced(bodies) or bodies
+    return (_unbalanced(bodies) if doubtful else None) or bodies
 
 
 def _unbalanced(bodies: Sequence[tuple[VoucherLine, ...]]) -> Parked | None:
@@ -328,34 +322,6 @@ def _leg_line(leg: BookedLeg, line_no: int, off_balance: frozenset[str]) -> Vouc
         leg.account,
         leg.subject in off_balance,
     )
-
-
-def _append_amounts(lines: list[VoucherLine], step: AmountStep, sums: SumsByName) -> Parked | None:
-    """Append a line per currency of a signed sum; zero leaves no line, below zero parks."""
-    totals = _signed_sum(step, sums)
-    for currency in sorted(totals) if len(totals) > 1 else totals:
-        minor = totals[currency]
-        if not 0 <= minor <= AMOUNT_MAX:
-            detail = f"{step.side} {step.subject} would be {minor} {currency}"
-            return Parked(ParkedReason.AMOUNT_OUT_OF_RANGE, detail)
-        if minor:
-            no = len(lines) + 1
-            lines.append(
-                VoucherLine(no, step.side, step.subject, currency, minor, None, step.off_balance)
-            )
-    return None
-
-
-def _signed_sum(step: AmountStep, sums: SumsByName) -> Mapping[str, int]:
-    """Add up the names of a step per currency; a name alone is its own sum, as most are."""
-    terms = step.terms
-    if len(terms) == 1 and terms[0][0] == 1:
-        return sums.get(terms[0][1], NOTHING)
-    totals: dict[str, int] = {}
-    for sign, name in terms:
-        for currency, minor in sums.get(name, NOTHING).items():
-            totals[currency] = totals.get(currency, 0) + sign * minor
-    return totals
 
 
 def _leg_text(leg: BookedLeg) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -24,43 +24,10 @@ from accounting.chart import (
 from accounting.rule_checks import LocatedRule, rule_errors, taken_subjects
 from accounting.rule_document import TAKE_KINDS, Rule, TakeLines, read_rule, rule_document
 from accounting.ruleset_errors import Entry, Place, RuleError
+from accounting.shapes import AmountStep, PostingPlan, Step, TakeStep
 from ledger.money import EXPONENTS
 
 DOCUMENT_FORMAT = 1
-
-
-class TakeStep(NamedTuple):
-    """Make a line of each leg in one bucket."""
-
-    bucket: int
-
-
-class AmountStep(NamedTuple):
-    """Make a line on a fixed subject for each currency of the signed sum."""
-
-    side: str
-    subject: str
-    terms: tuple[tuple[int, str], ...]
-    off_balance: bool
-
-
-Step = TakeStep | AmountStep
-
-
-class PostingPlan(NamedTuple):
-    """A rule made ready for the hot path.
-
-    `buckets` maps (leg kind, subject) to every take that wants the leg, by number: exactly
-    one in a valid ruleset. `redirected` maps a leg kind to the first take of that kind, for
-    legs that were redirected to suspense. `names` gives each bucket's name, if any.
-    """
-
-    rule: Rule
-    required: tuple[str, ...]
-    buckets: dict[tuple[str, str], tuple[int, ...]]
-    redirected: dict[str, tuple[int, ...]]
-    names: tuple[str | None, ...]
-    vouchers: tuple[tuple[Step, ...], ...]
 
 
 class InvalidRulesetError(ValueError):
@@ -205,4 +172,4 @@ def _plan(rule: Rule, chart: Chart) -> PostingPlan:
                 steps.append(AmountStep(line.side, line.subject, line.terms, off_balance))
         vouchers.append(tuple(steps))
     required = tuple(name for name, is_required in rule.amounts.items() if is_required)
-    return PostingPlan(rule, required, buckets, redirected, tuple(names), tuple(vouchers))
+    return PostingPlan(rule, required, buckets, redirected, tuple(names), tuple(vouchers), {})

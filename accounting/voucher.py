@@ -30,14 +30,13 @@ class VoucherLine(msgspec.Struct, frozen=True, gc=False):
 
 
 class Voucher(msgspec.Struct, frozen=True, gc=False):
-    """A voucher with all its lines; `voucher_id` is `<book>/<source>/<ordinal>`.
+    """A voucher with all its lines.
 
     `source_id` is the operation or the decision that made it; `corrects` names the voucher
     that a correction takes back; `business_date` is the operation's where the voucher is dated
     into another day.
     """
 
-    voucher_id: str
     book_id: str
     source_id: str
     ordinal: int
@@ -48,6 +47,11 @@ class Voucher(msgspec.Struct, frozen=True, gc=False):
     lines: tuple[VoucherLine, ...]
     corrects: str | None = None
     business_date: str | None = None
+
+    @property
+    def voucher_id(self) -> str:
+        """Give `<book>/<source>/<ordinal>`."""
+        return voucher_id_of(self.book_id, self.source_id, self.ordinal)
 
 
 def voucher_id_of(book_id: str, source_id: str, ordinal: int) -> str:

@@ -87,7 +87,8 @@ def select_rows_at(conn: Connection[Any], positions: Sequence[int]) -> list[LogR
 def _rows(conn: Connection[Any], statement: str, *values: object) -> list[LogRow]:
     with conn.cursor(binary=True) as cursor:
         cursor.execute(statement.encode(), values)
-        return [log_row(position, topic, state) for position, topic, state in cursor]
+        # All at once: row by row, Python asks for each.
+        return [log_row(position, topic, state) for position, topic, state in cursor.fetchall()]
 
 
 def select_operations(

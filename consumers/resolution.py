@@ -17,7 +17,7 @@ import msgspec
 from psycopg import Connection
 
 from accounting.chart import Chart
-from accounting.voucher import Voucher, VoucherLine, currency_differences, voucher_id_of
+from accounting.voucher import Voucher, VoucherLine, currency_differences
 from consumers.log_rows import select_operations
 from consumers.messages import Booked
 from consumers.posting import (
@@ -203,7 +203,6 @@ def overriding_voucher(
         for line_no, line in enumerate(given.lines, 1)
     )
     return Voucher(
-        voucher_id_of(book_id, source_id, 1),
         book_id,
         source_id,
         1,

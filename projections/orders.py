@@ -55,16 +55,16 @@ def insert_orders_in_tx(
             copy.write_row(row)
 
 
-def order_numbers(operation: OperationBooked) -> set[tuple[str, str]]:
+def order_numbers(operation: OperationBooked) -> list[tuple[str, str]]:
     """List (kind, number) of an operation, each once."""
     orders = operation.orders
     if orders is None:
-        return set()
-    found = {("channel", number) for number in orders.channel}
+        return []
+    found = [("channel", number) for number in dict.fromkeys(orders.channel)]
     if orders.trade is not None:
-        found.add(("trade", orders.trade))
+        found.append(("trade", orders.trade))
     if orders.payment is not None:
-        found.add(("payment", orders.payment))
+        found.append(("payment", orders.payment))
     return found
 
 

@@ -181,7 +181,10 @@ def add_totals(totals: Totals, outcomes: Iterable[Outcome], *, sign: int = 1) ->
     """Add outcomes to totals in memory, or take them away."""
     for outcome in outcomes:
         for currency, amount_minor in read_amounts(outcome.amounts).items():
-            total = totals.setdefault((outcome.book_id, outcome.status, currency), [0, 0])
+            key = (outcome.book_id, outcome.status, currency)
+            total = totals.get(key)
+            if total is None:
+                total = totals[key] = [0, 0]
             total[0] += sign
             total[1] += sign * amount_minor
 
@@ -233,7 +236,7 @@ def select_missed(conn: Connection[Any]) -> dict[OperationName, int]:
 
 def write_amounts(amounts: dict[str, int]) -> msgspec.Raw:
     """Write amounts per currency as JSON; exact for any size."""
-    inner = ",".join(f'"{currency}":{minor}' for currency, minor in amounts.items())
+    inner = ",".join([f'"{currency}":{minor}' for currency, minor in amounts.items()])
     return msgspec.Raw(f"{{{inner}}}".encode())
 
 

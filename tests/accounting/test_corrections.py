@@ -104,7 +104,7 @@ def test_a_wrong_contra_subject_is_rebooked_in_blue_and_no_controlled_subject_mo
 def test_a_voucher_and_its_correction_sum_to_zero(
     lines: tuple[VoucherLine, ...], open_date: str
 ) -> None:
-    voucher = Voucher("B/O/1", "B", "O", 1, "2026-01-31", "any", "r", "h", lines)
+    voucher = Voucher("B", "O", 1, "2026-01-31", "any", "r", "h", lines)
 
     vouchers = correcting_vouchers(voucher, decision_id="D", open_date=open_date)
 

@@ -290,6 +290,30 @@ def test_a_leg_on_the_suspense_subject_that_was_not_redirected_is_not_covered() 
     assert parked(voucher_for(direct, SHIPPED)).reason == ParkedReason.LEG_NOT_COVERED
 
 
+def test_what_is_remembered_of_an_operation_is_not_its_amounts_nor_its_accounts(
+    books: Ruleset,
+) -> None:
+    """Equal operations are planned once: the next one's lines are made of its own values."""
+    remembered = [
+        outcome_text(voucher_for(operation("recharge", text), books))
+        for text in (
+            "credit C-1 2001.01 100.00 CNY\nfee 0.60 CNY",
+            "credit C-2 2001.01 7.00 CNY\nfee 0.00 CNY",
+            "credit C-1 2001.01 100.00 CNY\nfee 100.01 CNY",
+            "credit C-1 2001.01 100 JPY\nfee 1 JPY",
+            "credit C-1 2001.01 100 JPY\nfee 0.60 CNY",
+        )
+    ]
+
+    assert remembered == [
+        ["Cr 2001.01 C-1 100.00 CNY", "Dr 1131 99.40 CNY", "Dr 5001 0.60 CNY"],
+        ["Cr 2001.01 C-2 7.00 CNY", "Dr 1131 7.00 CNY"],
+        ["parked amount_out_of_range"],
+        ["Cr 2001.01 C-1 100 JPY", "Dr 1131 99 JPY", "Dr 5001 1 JPY"],
+        ["parked amount_out_of_range"],
+    ]
+
+
 # --- what always holds --------------------------------------------------------------------
 
 SUBJECTS = sorted(SHIPPED.chart.leaves)
