@@ -15,7 +15,7 @@ from ledger.api import Reply, json_reply
 from ledger.api_call import JSON_TYPES, Call
 from ledger.api_gate import Api, book_of
 from ledger.api_operations import post_batch, post_one
-from ledger.cursors import PAGE_SIZE, PAGE_SIZE_MAX, number_after, text_after
+from ledger.cursors import PAGE_SIZE, PAGE_SIZE_MAX, number_after, numbers_after, text_after
 from ledger.errors import InvalidRequest, NotFound
 from ledger.operation import CloseAccount
 from ledger.reads import (
@@ -136,14 +136,14 @@ async def get_freezes(api: Api, call: Call) -> Reply:
 
 
 async def get_events(api: Api, call: Call) -> Reply:
-    """Return a page of an account's events by version."""
+    """Return a page of an account's events by version; those of one with stripes by position."""
     call.principal.require("read")
     query = call.query("cursor", "limit")
     page: EventPage = await api.store.call(
         select_account_events,
         book_of(api, call),
         _number(call),
-        after=number_after(query.get("cursor")),
+        after=numbers_after(query.get("cursor")),
         limit=_limit(query),
     )
     return json_reply(page)

@@ -7,6 +7,7 @@ one that no list gave out is refused.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ PAGE_SIZE = 100
 PAGE_SIZE_MAX = 1_000
 
 
-def cursor_of(key: str | int) -> str:
+def cursor_of(key: str | int | Sequence[int]) -> str:
     """Return the opaque cursor that continues after a key."""
     return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
 
@@ -33,6 +34,15 @@ def number_after(cursor: str | None) -> int:
     if not 0 <= number < 2**63:
         raise InvalidRequest("the cursor names no row", code="invalid_cursor", field="cursor")
     return number
+
+
+def numbers_after(cursor: str | None) -> tuple[int, ...]:
+    """Return the numbers a cursor names, or the one, none for none. Raises `invalid_cursor`."""
+    key = () if cursor is None else _decoded_cursor(cursor, int | tuple[int, ...])
+    numbers = (key,) if isinstance(key, int) else key
+    if not all(0 <= number < 2**63 for number in numbers):
+        raise InvalidRequest("the cursor names no row", code="invalid_cursor", field="cursor")
+    return tuple(numbers)
 
 
 def _decoded_cursor(cursor: str, kind: Any) -> Any:

@@ -27,7 +27,9 @@ SELECT_PAGE = f"""
     SELECT {HEAD_COLUMNS} FROM ledger.accounts
     WHERE book_id = %s AND number > %s {{conditions}}
     ORDER BY number LIMIT %s
-"""  # noqa: S608 - conditions come from FILTERS only
+"""  # noqa: S608 - conditions come from FILTERS and WITHOUT_PARTS only
+# What lies on a stripe is in the balance of its account, which is in the list as well.
+WITHOUT_PARTS = " AND NOT (type = 'stripe' AND number ~ '^STRIPE-[0-9]+-' AND parent IS NOT NULL)"
 SELECT_TREE = """
     WITH RECURSIVE tree AS (
         SELECT book_id, number, normal_side AS side, 1::numeric AS sign,
@@ -238,8 +240,13 @@ def select_account_page(
     after: str,
     limit: int,
 ) -> AccountPage:
-    """Return accounts by number after `after` that match every filter."""
+    """Return accounts by number after `after` that match every filter.
+
+    Stripe accounts are listed to whoever asks for their type or for what is below an account.
+    """
     conditions = "".join(f" AND {name} = %s" for name in filters)
+    if filters.keys().isdisjoint({"type", "parent"}):
+        conditions += WITHOUT_PARTS
     query = SELECT_PAGE.format(conditions=conditions).encode()
     with conn.transaction(), conn.cursor() as cursor:
         cursor.execute(SNAPSHOT)
@@ -268,6 +275,19 @@ def _states_in_tx(cursor: Cursor[Any], accounts: list[Account]) -> list[AccountS
             state = msgspec.structs.replace(state, striped=parts)
         states.append(state)
     return states
+
+
+def select_parts_in_tx(conn: Connection[Any], book_id: str, number: str) -> list[Account]:
+    """Return an account and, behind it, its stripe accounts; nothing if there is no such one."""
+    with conn.cursor() as cursor:
+        account = select_accounts_in_tx(cursor, book_id, [number])[number]
+        return [] if account is None else [account, *select_stripes_in_tx(cursor, account)]
+
+
+def select_stripes_in_tx(cursor: Cursor[Any], account: Account) -> list[Account]:
+    """Return the stripe accounts of an account that are there, in order."""
+    found = _stripes_in_tx(cursor, [account])
+    return list(stripes_of(account, found.get))
 
 
 def _stripes_in_tx(cursor: Cursor[Any], accounts: list[Account]) -> dict[str, Account | None]:

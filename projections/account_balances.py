@@ -2,7 +2,8 @@
 
 Kept per lane (an account's operations may travel in several partitions) and summed when
 read; the closing is the one after the highest version. Invariant: closing of the last day =
-the account's balance in the ledger, once the books have caught up.
+the account's balance in the ledger, once the books have caught up; an account with stripes is
+read as one account (`striped_days.py`), a part by its own number as what lies there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from msgspec import field
 from psycopg import Connection
 
 from ledger.events import MOVEMENT_KINDS, OperationBooked
+from ledger.reads import select_parts_in_tx
 from projections.pages import Page, checked_limit, page_of, read_cursor
+from projections.striped_days import PartDay, select_striped_days
 from projections.tables import json_rows
 
 POST = """
@@ -63,8 +66,11 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
     last_version: int
 
 
-class AccountDay(msgspec.Struct, frozen=True):
-    """An account's business date: movements, closing balance in its normal side."""
+class AccountDay(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An account's business date: movements, closing balance in its normal side.
+
+    `parts` is there for an account with stripes: where the day was booked, gatherings in it.
+    """
 
     currency: str
     business_date: str
@@ -72,6 +78,7 @@ class AccountDay(msgspec.Struct, frozen=True):
     credit_minor: int = field(name="credit")
     closing_minor: int = field(name="closing")
     last_version: int
+    parts: tuple[PartDay, ...] = ()
 
 
 def add_legs(days: LegSums, operations: Iterable[OperationBooked]) -> None:
@@ -110,8 +117,22 @@ def select_account_days(
     cursor: str | None = None,
     limit: int = 100,
 ) -> Page[AccountDay]:
-    """List an account's business dates with movements."""
+    """List an account's business dates with movements; `conn` is in a snapshot."""
     after = read_cursor(cursor, str, str) or (None, None)
+    parts = select_parts_in_tx(conn, book_id, account)
+    if len(parts) > 1:
+        home, *stripes = parts
+        wholes = select_striped_days(
+            conn,
+            home,
+            stripes,
+            after=after[0],
+            from_date=from_date,
+            to_date=to_date,
+            limit=checked_limit(limit) + 1,
+        )
+        striped = [AccountDay(home.currency, *day) for day in wholes]
+        return page_of(striped, limit, _key)
     rows = conn.execute(
         SELECT_DAYS,
         {
@@ -130,4 +151,8 @@ def select_account_days(
         )
         for currency, date, debit_minor, credit_minor, closing, version in rows
     ]
-    return page_of(days, limit, lambda day: (day.business_date, day.currency))
+    return page_of(days, limit, _key)
+
+
+def _key(day: AccountDay) -> tuple[str, str]:
+    return day.business_date, day.currency

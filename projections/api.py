@@ -284,7 +284,7 @@ def _add_sheets(router: APIRouter, reader: BooksReader) -> None:
         cursor: Cursor = None,
         limit: Limit = 100,
     ) -> Response:
-        """A ledger account's movements and closing balance per business date."""
+        """A ledger account's movements and closing balance per business date, its stripes in it."""
         return reader.answer(
             request,
             waits,

@@ -261,6 +261,9 @@ def list_events(
 ) -> None:
     """List what happened on an account, by version: each event with the balance after it.
 
+    An account with stripes is one: the events of all parts by their place in the log, each with
+    the part that it lies on and the balance of all.
+
     \b
     Examples:
       daybook accounts events C-1
@@ -311,14 +314,24 @@ def _list_stream(ctx: typer.Context, number: str, name: str, limit: int, *, as_j
             right=("version",),
         )
         return
+    _show_events(facts, currency)
+
+
+def _show_events(facts: list[tuple[dict[str, Any], dict[str, Any]]], currency: str) -> None:
+    """Show events with the balance after each; with stripes, all parts' and where each lies."""
+    striped = any("account" in item for item, _ in facts)
     show_table(
-        ["version", "event", "amount", "balance", "held", "date", "type", "operation"],
+        [
+            *(("position", "on") if striped else ()),
+            *("version", "event", "amount", "balance", "held", "date", "type", "operation"),
+        ],
         [
             (
+                *((item["position"], item["account"]) if striped else ()),
                 item["version"],
                 item["event"],
                 money(fact.get("amount"), currency),
-                money(fact.get("balance"), currency),
+                money((item if striped else fact).get("balance"), currency),
                 money(fact.get("held"), currency),
                 fact["business_date"],
                 fact.get("business_type"),
@@ -326,7 +339,7 @@ def _list_stream(ctx: typer.Context, number: str, name: str, limit: int, *, as_j
             )
             for item, fact in facts
         ],
-        right=("version", "amount", "balance", "held"),
+        right=("position", "version", "amount", "balance", "held"),
     )
 
 
