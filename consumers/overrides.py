@@ -28,6 +28,7 @@ from accounting.voucher import Voucher
 from consumers.repair import explain, wait_until_performed
 from consumers.resolution import (
     chart_below,
+    on_parts,
     overriding_voucher,
     refused_date,
     refused_override,
@@ -109,7 +110,8 @@ def propose_override(
 ) -> tuple[UUID, Voucher]:
     """Propose the voucher lines of a parked operation; return the proposal and its voucher.
 
-    The date is the business date, or the open day once that is cut, unless another is given.
+    The date is the business date, or the open day once that is cut, unless another is given. A
+    line on an account with stripes is put on the stripe that took the leg.
     Raises NotFound for an operation that is neither parked nor waiting, DecisionRefused
     (`override_refused`) when the lines cannot stand.
     """
@@ -119,7 +121,7 @@ def propose_override(
     below, business_date = select_head(conn) + 1, explained.parked.business_date
     dating = rulesets.calendar.dating(book_id, business_date, below=below)
     date = accounting_date or dating.accounting_date or business_date
-    given = GivenVoucher(date, tuple(lines))
+    given = GivenVoucher(date, tuple(on_parts(lines, explained.operation)))
     chart = chart_below(rulesets, explained.operation, below)
     refusal = refused_override(given, explained.operation, chart) or refused_date(
         rulesets, given, explained.operation, below
@@ -129,7 +131,7 @@ def propose_override(
     override_id = decisions.propose_override(
         book_id,
         operation_id,
-        lines,
+        given.lines,
         accounting_date=given.accounting_date,
         maker=maker,
         note=note,

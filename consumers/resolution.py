@@ -9,14 +9,15 @@ and its originals' positions; an ordered one with the rules published before the
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from psycopg import Connection
 
 from accounting.chart import Chart
+from accounting.decided import GivenLine
 from accounting.voucher import Voucher, VoucherLine, currency_differences
 from consumers.log_rows import select_operations
 from consumers.messages import Booked
@@ -33,8 +34,10 @@ from consumers.posting import (
     settle,
     settle_after,
 )
-from ledger.events import MOVEMENT_KINDS, OperationBooked
+from ledger.buffers import is_accepted
+from ledger.events import MOVEMENT_KINDS, BookedLeg, OperationBooked
 from ledger.money import AMOUNT_MAX
+from ledger.stripes import is_striped
 from projections.journal import decision_id_of
 from projections.outcomes import (
     WAITING,
@@ -56,6 +59,7 @@ from projections.repair_orders import (
 )
 from projections.rulesets import PublishedRulesets, load_rulesets
 
+Said = tuple[str, str, str, str, int]  # account, side, subject, currency, amount
 OVERRIDE_RULE = "override"
 OVERRIDE_REFUSED = "override_refused"
 
@@ -257,20 +261,40 @@ def refused_override(
         for line in given.lines
         if line.account is not None
     )
-    moved = Counter(
-        (
-            leg.account,
-            "credit" if leg.kind == "credit" else "debit",
-            leg.subject,
-            leg.currency,
-            leg.amount_minor,
-        )
-        for leg in operation.legs
-        if leg.kind in MOVEMENT_KINDS
-    )
-    if said != moved:
+    if said != Counter(_said_by(leg, leg.account) for leg in _movements(operation)):
         return "the lines on accounts are not the operation's legs"
     return None if chart is None else _refused_by_chart(given, chart)
+
+
+def on_parts(given: Iterable[GivenLine], operation: OperationBooked) -> Iterator[GivenLine]:
+    """Put lines on an account where the operation's legs lie: on a stripe, or on its buffer.
+
+    A person knows one account; the books keep a line on the account of its leg.
+    """
+    on_account = Counter(_said_by(leg, leg.account) for leg in _movements(operation))
+    parts: dict[Said, list[str]] = defaultdict(list)
+    for leg in _movements(operation):
+        if leg.intended_account is not None and (is_striped(leg) or is_accepted(leg)):
+            parts[_said_by(leg, leg.intended_account)].append(leg.account)
+    for line in given:
+        if line.account is None:
+            yield line
+            continue
+        said = (line.account, line.side, line.subject, line.currency, line.amount_minor)
+        if not on_account[said] and parts[said]:
+            yield msgspec.structs.replace(line, account=parts[said].pop(0))
+        else:
+            on_account[said] -= 1
+            yield line
+
+
+def _movements(operation: OperationBooked) -> Iterator[BookedLeg]:
+    return (leg for leg in operation.legs if leg.kind in MOVEMENT_KINDS)
+
+
+def _said_by(leg: BookedLeg, account: str) -> Said:
+    side = "credit" if leg.kind == "credit" else "debit"
+    return account, side, leg.subject, leg.currency, leg.amount_minor
 
 
 def _refused_by_chart(given: GivenVoucher, chart: Chart) -> str | None:

@@ -69,6 +69,45 @@ def test_an_override_needs_two_people_and_keeps_both_names(database_url: str) ->
     assert identity_of(database_url).holds
 
 
+@pytest.mark.parametrize("part", ["STRIPE-3-M-1", "BUFFER-M-1"])
+def test_lines_on_an_account_become_those_of_the_part_that_took_the_leg(
+    database_url: str, part: str
+) -> None:
+    """Regression: an accountant who gave the merchant's number was refused, as the leg lay on a
+    stripe of it, which nobody but the engine knows."""
+    written = WrittenLog(database_url)
+    written.publish(rules_without("payment"))
+    paid = [
+        leg("debit", "C-1", 980),
+        leg("credit", "M-1", 490, subject=MERCHANT),
+        leg("credit", part, 490, subject=MERCHANT, intended_account="M-1"),
+    ]
+    written.commit(written.operation("p-1", paid, business_type="payment"))
+    consume_log(database_url)
+
+    with (
+        log_consumer(database_url) as consumer,
+        decision_log(database_url) as decisions,
+        connect_to(database_url) as conn,
+    ):
+        given = [
+            GivenLine("debit", "2001.01", "CNY", 980, "C-1"),
+            GivenLine("credit", MERCHANT, "CNY", 490, "M-1"),
+            GivenLine("credit", MERCHANT, "CNY", 490, "M-1"),
+        ]
+        more = [*given, GivenLine("debit", MERCHANT, "CNY", 490, "M-1"), given[1]]
+        with pytest.raises(DecisionRefused, match="not the operation's legs"):
+            propose_override(conn, decisions, BOOK, "p-1", more, maker="alice")
+        override_id, shown = propose_override(conn, decisions, BOOK, "p-1", given, maker="alice")
+        approve_override(
+            conn, decisions, override_id, book_id=BOOK, checker="bob", wait=consumer.step
+        )
+        (voucher,) = select_vouchers_of(conn, BOOK, "p-1")
+
+    assert [line.account for line in voucher.lines] == ["C-1", "M-1", part]
+    assert [line.account for line in shown.lines] == ["C-1", "M-1", part]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
