@@ -84,10 +84,13 @@ def test_one_account_is_read_as_the_sum_of_its_parts(database_url: str) -> None:
         assert (group.accounts, group.balance_minor, group.available_minor) == (3, 112, 112)
         with psycopg.connect(database_url, autocommit=True) as conn:
             page = select_account_page(conn, b.BOOK, {}, after="", limit=20)
+            below = select_account_page(conn, b.BOOK, {"parent": "M-1"}, after="", limit=20)
         listed = {each.account: each for each in page.items}
+        assert sorted(listed) == ["GROUP", "M-1", "M-1.1"]
+        parts_listed = {each.account: each for each in below.items}
         assert listed["M-1"].balance_minor == 105
         assert listed["M-1"].striped == found.striped
-        assert listed["STRIPE-1-M-1"].striped is None
+        assert parts_listed["STRIPE-1-M-1"].striped is None
         audited(ledger)
 
 

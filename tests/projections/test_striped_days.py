@@ -57,7 +57,7 @@ def days_of_trade(api: ApiCaller, seed: int, side: str) -> Iterator[int]:
                 open_day(conn, BOOK, OPEN + dt.timedelta(days=day), principal="local")
         if day in (1, 3, 4, 6):
             set_stripes(api, TWINS[0], {1: 4, 3: 2, 4: 0, 6: 3}[day], f"n-{day}")
-        for no in range(0 if day in (3, 5) else 12):
+        for no in range(0 if day in (3, 5) else 5):
             kind, business_type = chosen.choice(
                 [(inward, "recharge"), (inward, "recharge"), (outward, "fee")]
             )
