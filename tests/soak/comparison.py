@@ -16,10 +16,15 @@ from tests.faults.nothing_lost import wait_for_books
 from tests.soak.model import BOOKED, NON_POSTING, PARKED, VOUCHERED, WAITING, Model
 
 SHOWN_MAX = 5
+# An account with stripes is one; on which part something is booked, its version tells.
 SELECT_HEADS = """
-    SELECT number, balance, held, version, whole_freezes > 0 FROM ledger.accounts
-    WHERE book_id = 'main' ORDER BY number
+    SELECT CASE type WHEN 'stripe' THEN parent ELSE number END AS account, sum(balance), sum(held),
+           CASE WHEN bool_or(stripes_opened IS NOT NULL) THEN 0 ELSE max(version) END,
+           bool_or(whole_freezes > 0)
+    FROM ledger.accounts WHERE book_id = 'main' GROUP BY account ORDER BY account
 """
+# What the engine books by itself to bring money home from stripes.
+GATHERING = "daybook:gather:"
 SELECT_STATUSES = """
     SELECT o.operation_id, o.status, s.status, o.reason FROM projections.outcomes o
     LEFT JOIN ledger.accounting_statuses s USING (book_id, operation_id)
@@ -38,6 +43,10 @@ def compare(client: DaybookClient, database_url: str, model: Model) -> None:
         heads = {row[0]: row[1:] for row in conn.execute(SELECT_HEADS)}
         outcomes = {row[0]: row[1:] for row in conn.execute(SELECT_STATUSES)}
     _same("accounts", _expected_heads(model), heads)
+    _same("striped accounts", *_striped(client, model))
+    gathered = {name for name in outcomes if name.startswith(GATHERING)}
+    if {outcomes.pop(name)[0] for name in gathered} - {NON_POSTING}:
+        raise Differs("what was only gathered is in the books")
     expected = {
         name: (each.status, each.status, each.reason if each.status == PARKED else None)
         for name, each in model.booked.items()
@@ -49,7 +58,7 @@ def compare(client: DaybookClient, database_url: str, model: Model) -> None:
     _same("statuses", expected, found)
     _same("trial balance by day", _expected_days(model), _days(client))
     _same("trial balance", _expected_subjects(model), _subjects(client))
-    _same("identity", _expected_counts(model), _counts(client))
+    _same("identity", _expected_counts(model, len(gathered)), _counts(client))
 
 
 def assert_audited(database_url: str) -> None:
@@ -73,10 +82,30 @@ def _same(what: str, expected: dict[Any, Any], found: dict[Any, Any]) -> None:
 
 def _expected_heads(model: Model) -> dict[str, tuple[int, int, int, bool]]:
     return {
-        number: (account.balance, account.held, account.version, account.frozen)
+        number: (
+            account.balance,
+            account.held,
+            0 if account.striped else account.version,
+            account.frozen,
+        )
         for number, account in model.accounts.items()
         if not number.startswith("SUSPENSE-") or account.version > 1
     }
+
+
+def _striped(client: DaybookClient, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the model and the reads by account say of those that ever got stripes."""
+    expected: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    for number, account in model.accounts.items():
+        if account.striped:
+            path = f"/v1/accounts/{number}"
+            state, days = client.get(path), list(client.pages(f"{path}/days"))
+            expected[number] = (account.balance, account.available, account.balance, 0)
+            closing = days[-1]["closing"] if days else 0
+            net = sum(day["credit"] - day["debit"] for day in days)
+            found[number] = (state["balance"], state["available"], closing, closing - net)
+    return expected, found
 
 
 def _expected_days(model: Model) -> dict[tuple[str, str], tuple[int, int]]:
@@ -113,11 +142,12 @@ def _subjects(client: DaybookClient) -> dict[str, tuple[int, int]]:
     }
 
 
-def _expected_counts(model: Model) -> dict[str, int]:
+def _expected_counts(model: Model, gathered: int) -> dict[str, int]:
     counts = dict.fromkeys((VOUCHERED, PARKED, WAITING, NON_POSTING), 0)
     for each in model.booked.values():
         counts[each.status] += 1
-    return {**counts, BOOKED: len(model.booked)}
+    counts[NON_POSTING] += gathered
+    return {**counts, BOOKED: len(model.booked) + gathered}
 
 
 def _counts(client: DaybookClient) -> dict[str, int]:

@@ -140,7 +140,7 @@ def _callers(soak: Soak) -> Iterator[_Callers]:
 
 def _check(client: DaybookClient, step: Step) -> None:
     """Post a step, again while it is still being booked, and hold the answer to the model's."""
-    path = f"/v1/accounts/{step.freeze}/commands" if step.freeze else "/v1/operations"
+    path = f"/v1/accounts/{step.account}/commands" if step.account else "/v1/operations"
     while True:
         try:
             client.post(path, step.body)

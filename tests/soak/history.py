@@ -42,11 +42,11 @@ def with_suspense(accounts: dict[str, Account]) -> dict[str, Account]:
 
 @dataclass
 class Step:
-    """One request and what it must be answered; `freeze` is a command on an account."""
+    """One request and what it must be answered; `account` is whose standing a command changes."""
 
     body: Body
     expected: str
-    freeze: str | None = None
+    account: str | None = None
 
 
 @dataclass
@@ -80,6 +80,8 @@ class Caller:
             return Step(body, self.model.post(body))
         if dice < 0.08:
             return self._freeze()
+        if dice < 0.1:
+            return self._stripes()
         makers: list[tuple[int, Callable[[], Body | None]]] = [
             (24, self._recharge),
             (16, self._payment),
@@ -220,7 +222,19 @@ class Caller:
             "reason": "soak",
         }
         self.model.freeze(number, frozen=frozen)
-        return Step(body, BOOKED, freeze=number)
+        return Step(body, BOOKED, account=number)
+
+    def _stripes(self) -> Step:
+        """Spread inflows over other stripes than before; anybody does so to the shared merchant."""
+        number = self.rng.choice((SHARED_MERCHANT, self.own["C"], self.own["D"], self.own["M"]))
+        self.made += 1
+        body = {
+            "operation_id": f"stripes-{self.round_no}-{self.number}-{self.made}",
+            "command": "stripes",
+            "stripes": self.rng.choice((0, 1, 2, 4, 8)),
+        }
+        self.model.stripe(number)
+        return Step(body, BOOKED, account=number)
 
     # --- choices ----------------------------------------------------------------------------
 

@@ -44,12 +44,16 @@ Line = tuple[str, str, int]  # subject, side, amount
 
 @dataclass
 class Account:
-    """A credit-normal account; `holds` by id: amount and the operation that opened it."""
+    """A credit-normal account; `holds` by id: amount and the operation that opened it.
+
+    One that ever got stripes is one balance all the same; only what its version counts is not said.
+    """
 
     subject: str
     credit_limit: int = 0
     balance: int = 0
     frozen: bool = False
+    striped: bool = False
     holds: dict[str, tuple[int, str]] = field(default_factory=dict)
     version: int = 1
 
@@ -118,6 +122,11 @@ class Model:
         with self.lock:
             self.accounts[number].frozen = frozen
             self.accounts[number].version += 1
+
+    def stripe(self, number: str) -> None:
+        """Somebody spread an account's inflows over stripes, or ended it."""
+        with self.lock:
+            self.accounts[number].striped = True
 
     # --- ledger -----------------------------------------------------------------------------
 

@@ -28,6 +28,11 @@ LIES = {  # what is found out: the lie, and the truth again
 }
 
 
+SELECT_GATHERED = """
+    SELECT count(*) FROM projections.outcomes WHERE operation_id LIKE 'daybook:gather:%'
+"""
+
+
 def history(seed: int) -> list[Step]:
     """One caller's round on a model of its own."""
     model = Model("2026-01-30", accounts=with_suspense(first_accounts()))
@@ -55,6 +60,16 @@ def test_a_history_has_answers_of_many_kinds() -> None:
     }
 
 
+def test_a_history_changes_stripes_of_accounts_that_money_leaves() -> None:
+    changed = {
+        (step.account, step.body["stripes"])
+        for step in history(SEED)
+        if step.body.get("command") == "stripes"
+    }
+    assert {number for number, _ in changed if number} > {"M-HOT"}
+    assert len({stripes for _, stripes in changed}) >= 3
+
+
 @pytest.mark.slow
 def test_rounds_agree_and_a_system_that_lies_is_found_out() -> None:
     said: list[str] = []
@@ -65,6 +80,8 @@ def test_rounds_agree_and_a_system_that_lies_is_found_out() -> None:
         assert soak.model.open(PARKED) != []
         url = soak.scene.database_url
         with psycopg.connect(url, autocommit=True) as conn, client_of(soak.scene) as client:
+            (gathered,) = conn.execute(SELECT_GATHERED).fetchone() or (0,)
+            assert gathered, "nothing had to be brought home from stripes"
             for what, (lie, truth) in LIES.items():
                 conn.execute(lie.encode())
                 with pytest.raises(Differs, match=f"^{what}: "):
