@@ -7,7 +7,7 @@ the live lanes stand, and holds what they have made of the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +23,7 @@ from consumers.stretch_processes import StretchProcesses, stretches_at, stretche
 from consumers.stretches import LANE, WRITERS_LOCK, Stretch, select_shadow
 from consumers.vouchers import handle_in_tx, keep_decisions_in_tx, prepare
 from projections.bare_tables import (
+    LONG_TABLES,
     TakenOff,
     put_back_beside,
     put_back_indexes,
@@ -115,7 +116,7 @@ class Shadow:
             summed = pool.submit(processes.finish)
             put_back_beside(lambda: connect_to(processes.database_url, SHADOW_SCHEMA), taken)
             summed.result()
-        self.analyze()
+        self.analyze(but=LONG_TABLES)
         self._analyzed -= len(left)
         self._handle_left(left, progress)
         with self.conn.transaction():
@@ -182,12 +183,15 @@ class Shadow:
             self._place_lanes(lanes)
             self._settle_due_in_tx()
 
-    def analyze(self) -> None:
-        """Let the planner know the books before anybody reads them; again after a tenth more."""
+    def analyze(self, but: Collection[str] = ()) -> None:
+        """Let the planner know the books before anybody reads them; again after a tenth more.
+
+        `but` are tables that it has just been told about.
+        """
         if self.operations - self._analyzed <= self._analyzed // 10:
             return
         self._analyzed = self.operations
-        for table in (*COMPARED, *COMPARED_SUMS):
+        for table in (each for each in (*COMPARED, *COMPARED_SUMS) if each not in but):
             place = sql.Identifier(SHADOW_SCHEMA, table)
             self.conn.execute(sql.SQL("ANALYZE {}").format(place))
 

@@ -70,12 +70,13 @@ def put_back_indexes(conn: Connection[Any], taken: Sequence[TakenOff]) -> None:
 
 
 def put_back_beside(connect: Callable[[], Connection[Any]], taken: Sequence[TakenOff]) -> None:
-    """Make the indexes again, those of one table beside those of another."""
+    """Make the indexes again and let the planner know the rows, one table beside another."""
 
     def put_back(table: str) -> None:
         with connect() as conn:
             write_behind(conn)
             put_back_indexes(conn, [each for each in taken if each.table == table])
+            conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
 
     with ThreadPoolExecutor(TABLES_AT_ONCE) as pool:
         list(pool.map(put_back, LONG_TABLES))
