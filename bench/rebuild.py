@@ -1,30 +1,34 @@
 """How fast the books are made again: beside each other in processes, and in log order by one.
 
 The live books have followed a log whose last tenth are refunds of the tenth before, so far apart
-that they are left to the ordinary handler. Each round rebuilds the books both ways and compares
-them row for row.
+that they are in other stretches. Each round rebuilds the books both ways and compares them row for
+row; beside it stands what the server alone takes for those rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from bench.documents import Documents
 from bench.in_process import engine_s
 from bench.place import Run, catch_up, engine_on, parser
+from bench.rebuild_ceiling import rebuild_ceiling_s
 from bench.sheet import Aim
 from consumers.rebuild import RebuildReport, rebuild
 from consumers.stretch_processes import processes_default
 
 REBUILD = "Rebuild: the books of recharges with a fee, of transfers, of a refund of each transfer"
 RATE, SECONDS, COMPARING = "operations/s", "seconds", "then compared, s"
+OF_CEILING = "ratio to COPY"
 BESIDE = f"{processes_default()} processes beside each other"
 IN_ORDER = "one process in log order"
+CEILING = "COPY of its rows, then their indexes"
 OPERATIONS = {"quick": 40_000, "full": 240_000}
 ROUNDS_MAX = 3
 REFUNDED_IN = 10
 BATCH = 8_000
+NOTHING: Mapping[str, float] = {}
 
 
 def run(run: Run) -> None:
@@ -40,18 +44,23 @@ def run(run: Run) -> None:
     catch_up(url)
     for _ in range(min(run.scale.rounds, ROUNDS_MAX)):
         _add(run, IN_ORDER, rebuild(url, swap=False, compare=False, processes=0))
-        _add(run, BESIDE, rebuild(url, swap=False))
+        report = rebuild(url, swap=False)
+        ceiling_s = rebuild_ceiling_s(url)
+        run.sheet.add(REBUILD, CEILING, {RATE: report.operations / ceiling_s, SECONDS: ceiling_s})
+        _add(run, BESIDE, report, {OF_CEILING: ceiling_s / report.fill_seconds})
     run.sheet.note(REBUILD, "Nothing is posted meanwhile; processes and server share the machine.")
     run.sheet.aim(Aim("rebuild: operations/s", REBUILD, BESIDE, RATE, at_least=50_000))
 
 
-def _add(run: Run, subject: str, report: RebuildReport) -> None:
+def _add(
+    run: Run, subject: str, report: RebuildReport, more: Mapping[str, float] = NOTHING
+) -> None:
     if report.difference is not None:
         raise RuntimeError(f"the rebuilt books differ: {report.difference}")
     values = {RATE: report.operations_per_s, SECONDS: report.fill_seconds}
     if report.compared:
         values[COMPARING] = report.seconds - report.fill_seconds
-    run.sheet.add(REBUILD, subject, values)
+    run.sheet.add(REBUILD, subject, {**values, **more})
 
 
 def _refunds(transfers: list[bytes]) -> Iterator[bytes]:
