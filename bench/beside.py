@@ -18,6 +18,7 @@ from psycopg import IsolationLevel
 
 from infra.audit import verify
 from ledger.heads import HEAD_COLUMNS, account_from_row
+from ledger.priority import after_postings, server_goes_after_postings
 
 READ_AT_ONCE = 1_000
 PAUSE_S = 0.05
@@ -31,7 +32,8 @@ SELECT_DAYS = """
 
 def audit(url: str) -> None:
     """Verify everything once. Raises `RuntimeError` when something differs."""
-    with psycopg.connect(url, autocommit=True) as conn:
+    with after_postings(), psycopg.connect(url, autocommit=True) as conn:
+        server_goes_after_postings(conn)
         verdict = verify(conn)
     if not verdict.passed:
         raise RuntimeError(f"the books differ under load: {verdict.difference}")

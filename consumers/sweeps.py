@@ -26,6 +26,7 @@ from consumers.lost_results import SLICE_POSITIONS, Lost, select_lost, select_lo
 from consumers.renumbering import Healing, Renumbered
 from consumers.results import insert_outbox_in_tx
 from ledger.errors import LogCorrupt
+from ledger.priority import server_goes_after_postings
 from ledger.statuses import apply_results_in_tx
 from projections.positions import LanesChanged, select_head, select_visible
 from projections.sweeps import (
@@ -106,6 +107,8 @@ class Sweeper:
         self._progress = progress
         self._stop = stop or threading.Event()
         self._failpoint = failpoint
+        for each in filter(None, (conn, beside)):
+            server_goes_after_postings(each)
 
     def by_command(
         self, *, after: int = 0, through: int | None = None, selection: Selection = EVERYTHING

@@ -15,6 +15,7 @@ from psycopg import IsolationLevel, sql
 
 from consumers.audit import Books, read_published
 from ledger.audit import Difference, DifferenceFound
+from ledger.priority import server_goes_after_postings
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -38,6 +39,7 @@ def audit_books(asked: Asked) -> Found:
     books = Books()
     difference: Difference | None = None
     with psycopg.connect(asked.url) as conn:
+        server_goes_after_postings(conn)
         conn.isolation_level, conn.read_only = IsolationLevel.REPEATABLE_READ, True
         conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(asked.snapshot))
         try:

@@ -20,6 +20,7 @@ from infra.cli.exit_codes import ExitCode
 from infra.cli.operation_text import instant_of
 from ledger.deadlines import DEADLINES
 from ledger.failover import CommittingConnection
+from ledger.priority import after_postings, server_goes_after_postings
 
 audit_app = typer.Typer(
     help="Prove that nothing was changed or lost, and that the books follow the ledger.",
@@ -65,11 +66,13 @@ def verify_command(
 
 
 def verify(url: str, *, digest: audit.Digest | None = None) -> Verdict:
-    """Audit ledger and books with a progress bar."""
+    """Audit ledger and books with a progress bar; what is posted meanwhile goes first."""
     with (
+        after_postings(),
         CommittingConnection.connect(url, autocommit=True, **DEADLINES) as conn,
         progress_bar("verifying events") as bar,
     ):
+        server_goes_after_postings(conn)
         return audit.verify(conn, digest=digest, on_progress=bar.reach)
 
 

@@ -21,6 +21,7 @@ from infra.cli.serving import MetricsPort, ParentPid, begin, working
 from infra.logs import set_up_logs
 from infra.schema_check import refuse_schema
 from infra.settings import Settings
+from ledger.priority import after_postings
 from projections.sweeps import Sweep
 from projections.tables import connect_to
 
@@ -96,7 +97,7 @@ def sweep_command(
 
 def _keep_sweeping(settings: Settings, interval_s: float) -> None:
     counts = SweepCounts()
-    with working(settings, "sweep", counts) as (url, stop):
+    with after_postings(), working(settings, "sweep", counts) as (url, stop):
         run_sweeper(
             SweeperSettings(
                 database_url=url,
@@ -117,6 +118,7 @@ def _sweep_once(
     with database(settings) as url:
         refuse_schema(url)
         with (
+            after_postings(),
             connect_to(url) as conn,
             connect_to(url) as beside,
             progress_bar("sweeping") as bar,
