@@ -24,6 +24,7 @@ from consumers.consumer import Consumer, Counts, never
 from consumers.group import SILENCE_S
 from consumers.results import insert_outbox_in_tx, results_producer, send_outbox
 from ledger.errors import LogCorrupt
+from ledger.priority import BOOKS, server_goes_after_postings
 from ledger.statuses import apply_results_in_tx
 from projections.positions import LanesChanged, select_lanes, select_log, stop_lane
 from projections.tables import connect_to
@@ -55,6 +56,7 @@ class ConsumerSettings(msgspec.Struct, frozen=True, kw_only=True):
 def open_bus(settings: ConsumerSettings) -> Bus:
     """Open the bus that the settings name, with a connection of its own."""
     conn = connect_to(settings.database_url)
+    server_goes_after_postings(conn, BOOKS)
     if settings.bus == "log":
         return LogBus(conn, operations_max=settings.operations_max)
     with conn:
@@ -127,6 +129,7 @@ def _consume(
     producer: KafkaProducer | None = None
     try:
         with connect_to(settings.database_url) as conn:
+            server_goes_after_postings(conn, BOOKS)
             _bound_silence(conn, settings.silence_s)
             deliver = insert_outbox_in_tx if on_kafka else apply_results_in_tx
             consumer = Consumer(conn, bus, deliver_in_tx=deliver, failpoint=failpoint)

@@ -17,16 +17,17 @@ from typing import Any
 
 from psycopg import Connection
 
-NICENESS = 10  # about a tenth of the share of what has 0
+# Of a processor that all want, postings take 1, books about a third of that, the rest a tenth.
+BOOKS, NICENESS = 5, 10
 PEER = struct.Struct("3i")  # process, user, group
 
 
 @contextmanager
-def after_postings() -> Iterator[None]:
+def after_postings(niceness: int = NICENESS) -> Iterator[None]:
     """Lower the calling thread, and the threads and processes that it starts, in the block (and
     behind it, for a user who may not raise a priority again)."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    _lower(0)
+    _lower(0, niceness)
     try:
         yield
     finally:
@@ -34,17 +35,17 @@ def after_postings() -> Iterator[None]:
             os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
-def server_goes_after_postings(conn: Connection[Any]) -> None:
+def server_goes_after_postings(conn: Connection[Any], niceness: int = NICENESS) -> None:
     """Lower the connection's server process, if it runs on this machine and may be lowered."""
     backend = conn.info.backend_pid
     if _listener(conn) == _parent(backend) != 0:
-        _lower(backend)
+        _lower(backend, niceness)
 
 
-def _lower(process: int) -> None:
+def _lower(process: int, niceness: int) -> None:
     with suppress(OSError):
-        if os.getpriority(os.PRIO_PROCESS, process) < NICENESS:
-            os.setpriority(os.PRIO_PROCESS, process, NICENESS)
+        if os.getpriority(os.PRIO_PROCESS, process) < niceness:
+            os.setpriority(os.PRIO_PROCESS, process, niceness)
 
 
 def _listener(conn: Connection[Any]) -> int:

@@ -32,6 +32,7 @@ from infra.serve import serve
 from infra.settings import Settings, with_overrides
 from infra.supervisor import end_with_parent
 from infra.traces import tracing
+from ledger.priority import BOOKS, after_postings
 
 PARENT = typer.Option(hidden=True)
 ParentPid = Annotated[int | None, PARENT]
@@ -136,7 +137,7 @@ def consume_command(
     """
     settings = begin(ctx, parent_pid, metrics_port=metrics_port)
     counts = Counts()
-    with working(settings, "consumer", counts) as (url, stop):
+    with after_postings(BOOKS), working(settings, "consumer", counts) as (url, stop):
         run_consumer(
             ConsumerSettings(
                 database_url=url,

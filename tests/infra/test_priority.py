@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ledger.priority import NICENESS, after_postings, server_goes_after_postings
+from ledger.priority import BOOKS, NICENESS, after_postings, server_goes_after_postings
 from tests.infra.test_connections import over_tcp
 from tests.ledger.booking import open_test_book
 from tests.waiting import wait_until
@@ -57,11 +57,14 @@ def test_a_server_process_of_this_machine_is_lowered_alone(database_url: str) ->
     assert found == [NICENESS, 0, 0]
 
 
-@pytest.mark.parametrize("words", [("audit", "verify"), ("sweep",)])
-def test_a_command_that_can_wait_is_lowered_on_both_sides(
-    database_url: str, words: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(("audit", "verify"), NICENESS), (("sweep",), NICENESS), (("consume",), BOOKS)],
+)
+def test_a_part_that_can_wait_is_lowered_on_both_sides(
+    database_url: str, words: tuple[str, ...], expected: int
 ) -> None:
-    """A lock makes the command stand still while somebody looks at it."""
+    """A lock makes the part stand still while somebody looks at it."""
     open_test_book(database_url)
     with psycopg.connect(database_url) as holder, psycopg.connect(database_url) as watcher:
         holder.execute("LOCK TABLE ledger.stored_events")
@@ -72,7 +75,7 @@ def test_a_command_that_can_wait_is_lowered_on_both_sides(
             try:
                 wait_until(lambda: waiting(watcher), "the command waits for the lock")
                 found = [niceness(each) for each in (process.pid, *waiting(watcher))]
-                assert found == [NICENESS] * 2
+                assert found == [expected] * 2
             finally:
                 process.kill()
 
