@@ -22,7 +22,7 @@ from consumers.consumer import DeliverInTx, never
 from consumers.posting import results_of
 from consumers.rebuild_rows import RebuildRefused, Rows, Topic
 from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
-from consumers.shadow import Progress, Shadow, drop_schema
+from consumers.shadow import Progress, Shadow, drop_schema, furthest_ahead
 from consumers.stretch_processes import ROWS_PER_STRETCH, StretchProcesses, processes_default
 from ledger.errors import InvalidRequest, NotFound
 from ledger.statuses import apply_results_in_tx
@@ -47,10 +47,22 @@ TABLE_LOCK_TRIES = 60
 SWAPPABLE = tuple(table for table in (*COMPARED, *COMPARED_SUMS) if table != "positions")
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%s)"
+SELECT_LOCKER = """
+    SELECT l.pid, extract(epoch FROM clock_timestamp() - a.backend_start)::bigint
+    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (l.classid::bigint << 32) | l.objid::bigint = %s
+"""
 SELECT_OLD = r"""
     SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname LIKE 'projections\_old\_%'
     ORDER BY length(nspname), nspname
 """
+AHEAD = (
+    "the lanes are others than before, and the live books hold what these have not come to: "
+    "run it again when the consumers have passed position {} (`daybook status`), "
+    "or with --no-compare"
+)
 SELECT_TABLES = (
     "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind = 'r'"
 )
@@ -99,10 +111,10 @@ def rebuild(
 ) -> RebuildReport:
     """Rebuild the books beside the live ones; compare row for row; swap all tables, or `only` some.
 
-    Raises RebuildRefused when another rebuild runs. A difference prevents the swap and is
-    reported, unless `compare` is off. `progress` is told the step, positions done and to do.
-    `processes` fill a long log beside each other (default: by the processors; 0: none), in
-    stretches of `rows_per_stretch`.
+    Raises RebuildRefused when another rebuild runs, or there is nothing to compare with. A
+    difference prevents the swap and is reported, unless `compare` is off. `progress` is told the
+    step, positions done and to do. `processes` fill a long log beside each other (default: by the
+    processors; 0: none), in stretches of `rows_per_stretch`.
     `topic` gives the rows instead of the log; refused when it has lost its beginning.
     """
     named = _named(only)
@@ -175,6 +187,9 @@ class _Rebuilding:
                     pass
                 self.failpoint("level")
                 difference = first_difference(reader, LIVE_SCHEMA, SHADOW_SCHEMA, tables=self.only)
+                ahead = difference and furthest_ahead(reader)
+        if ahead:
+            raise RebuildRefused(AHEAD.format(ahead))
         self.failpoint("compared")
         return difference
 
@@ -212,14 +227,15 @@ class _Rebuilding:
         self.shadow.draw_level([(lane, position) for lane, position, _ in rows])
         self.failpoint("drained")
         incarnation = max(row[2] for row in rows)
-        kept = sql.Identifier(f"{OLD_PREFIX}{incarnation}")
+        name = _free_name(self.conn, incarnation)
+        kept = sql.Identifier(name)
         self.conn.execute(RAISE_INCARNATION)
         if self.only:
             self._swap_tables_in_tx(kept)
         else:
             self._swap_schemas_in_tx(kept, incarnation)
         self.failpoint("renamed")
-        return f"{OLD_PREFIX}{incarnation}"
+        return name
 
     def _swap_schemas_in_tx(self, kept: sql.Identifier, incarnation: int) -> None:
         live, shadow = sql.Identifier(LIVE_SCHEMA), sql.Identifier(SHADOW_SCHEMA)
@@ -282,6 +298,16 @@ def _nearer(shadow: Shadow, visible: Callable[[], int]) -> Iterator[int]:
 
 
 # --- what swaps have kept -------------------------------------------------------------------
+
+
+def _free_name(conn: Connection[Any], incarnation: int) -> str:
+    """Name what a swap keeps by its incarnation; later than all that is kept.
+
+    Books that were made anew from nothing begin to count again, beside what was kept before.
+    """
+    taken = (name.removeprefix(OLD_PREFIX) for name in select_old_schemas(conn))
+    numbers = [int(number) + 1 for number in taken if number.isdecimal()]
+    return f"{OLD_PREFIX}{max(incarnation, *numbers, 0)}"
 
 
 def select_old_schemas(conn: Connection[Any]) -> list[str]:
@@ -375,4 +401,9 @@ def _named(only: Collection[str]) -> list[str]:
 def _lock_out_others(live: Connection[Any]) -> None:
     locked = live.execute(TRY_LOCK, (REBUILD_LOCK,)).fetchone()
     if locked is None or not locked[0]:
-        raise RebuildRefused("another rebuild is running")
+        row = live.execute(SELECT_LOCKER, (REBUILD_LOCK,)).fetchone()
+        by = "" if row is None else f" (server process {row[0]}, for {row[1]} s)"
+        words = "wait for it; one that was killed ends with its statement"
+        raise RebuildRefused(f"another rebuild is running{by}: {words}")
+    if not select_lanes(live):
+        raise RebuildRefused("no consumer has followed the log yet: there are no books to rebuild")

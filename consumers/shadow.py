@@ -21,6 +21,7 @@ from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
 from consumers.set_aside import read_rows
 from consumers.stretch_processes import StretchProcesses, stretches_at, stretches_through
 from consumers.stretches import LANE, WRITERS_LOCK, Stretch, select_shadow
+from consumers.traces import KEPT_IN
 from consumers.vouchers import handle_in_tx, keep_decisions_in_tx, prepare
 from projections.bare_tables import (
     LONG_TABLES,
@@ -29,7 +30,7 @@ from projections.bare_tables import (
     put_back_indexes,
     take_off_indexes,
 )
-from projections.positions import INSERT_LANE, select_log
+from projections.positions import INSERT_LANE, select_lanes, select_log
 from projections.repair_orders import exists_due
 from projections.rulesets import PublishedRulesets
 from projections.tables import (
@@ -59,6 +60,11 @@ INSERT_OWN_ROWS = """
     FROM unnest(%s::bigint[], %s::text[], %s::bytea[]) AS came(position, topic, state)
     ON CONFLICT (notification_id) DO NOTHING
 """
+BEYOND = " UNION ".join(
+    f"SELECT position FROM {table} WHERE position > %(visible)s"  # noqa: S608 - our own tables
+    for table in ("outcomes", *KEPT_IN)
+)
+SELECT_BEYOND = f"{BEYOND} ORDER BY position DESC"
 DROP = sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE")
 
 Lanes = Sequence[tuple[int, int]]
@@ -233,6 +239,22 @@ def was_handled(row: LogRow, reached: dict[int, int]) -> bool:
     """Tell whether lanes that stand there have handled a row; a decision comes by each lane."""
     lane = lane_of(row, len(reached))
     return row.position <= (max(reached.values()) if lane is None else reached[lane])
+
+
+def furthest_ahead(conn: Connection[Any]) -> int | None:
+    """Find the last operation or decision that the books hold and their lanes have not reached.
+
+    Lanes of another number start where the one behind stood; what the ones ahead had handled
+    stays in the books. None when all is as the lanes say, as it nearly always is.
+    """
+    reached = {lane.lane: lane.position for lane in select_lanes(conn)}
+    visible = min(reached.values())
+    positions = [row[0] for row in conn.execute(SELECT_BEYOND, {"visible": visible})]
+    for first in range(0, len(positions), ROWS_PER_BATCH):
+        for row in reversed(select_rows_at(conn, positions[first : first + ROWS_PER_BATCH])):
+            if not was_handled(row, reached):
+                return row.position
+    return None
 
 
 def drop_schema(conn: Connection[Any], schema: str) -> None:
