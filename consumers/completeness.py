@@ -1,20 +1,23 @@
 """Completeness: every operation of the log against what the books hold of it.
 
-The log is read and decoded; outcomes are matched by position and, where that fails, by book
-and operation id; vouchers are compared with outcomes by the database itself. Offsets are
-never asked; a lane's position only says whether an operation without an outcome is due.
+The log is read and decoded; a stretch that agrees with its outcomes is proved at once
+(`agreement.py`); otherwise outcomes are matched by position and, where that fails, by book and
+operation id; vouchers are compared with outcomes by the database itself. Offsets are never
+asked; a lane's position only says whether an operation without an outcome is due.
 Invariant: nothing is written here, and what is called missing has no trace in the books.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import Connection
 
+from consumers.agreement import Logged, LoggedLeg, amounts_text, count_agreeing_in_tx
 from consumers.messages import OPERATION_TOPIC, Unreadable, log_row, partition_of, read_row
 from consumers.set_aside import is_set_aside
 from consumers.traces import (
@@ -24,7 +27,6 @@ from consumers.traces import (
     select_unposted_in_tx,
     select_vouchered_in_tx,
 )
-from ledger.events import MOVEMENT_KINDS
 from projections.positions import select_head, select_lanes
 from projections.sweeps import DIFFERENCES_MAX, Difference
 
@@ -33,6 +35,7 @@ POSITIONS_PER_SLICE = 50_000
 UNMET = "a decision that the books never met: what is not healed, a rebuild mends"
 
 BEGIN_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+ALONE = "SET LOCAL max_parallel_workers_per_gather = 0"  # the other half runs beside it
 SELECT_COMPARED = """
     SELECT notification_id, state, o.position, o.book_id, o.operation_id,
            o.business_date::text, o.amounts::text
@@ -47,25 +50,12 @@ SELECT_COMPARED = """
 """
 
 
-class _Leg(msgspec.Struct, frozen=True, gc=False):
-    kind: str
+class _Leg(LoggedLeg, frozen=True, gc=False):
     account: str
-    currency: str
-    amount: int
 
 
-class _Logged(msgspec.Struct, frozen=True, gc=False):
-    book_id: str
-    operation_id: str
-    business_date: str
+class _Logged(Logged, frozen=True, gc=False):
     legs: tuple[_Leg, ...] = ()
-
-    def movement(self) -> dict[str, int]:
-        totals: dict[str, int] = {}
-        for leg in self.legs:
-            if leg.kind in MOVEMENT_KINDS:
-                totals[leg.currency] = totals.get(leg.currency, 0) + leg.amount
-        return totals or {"": 0}
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -145,9 +135,8 @@ def sweep(
 ) -> SweepReport:
     """Compare the stretch after < position ≤ through (default: to where the log ends).
 
-    Needs autocommit connections: each slice is one snapshot. `beside` is another connection,
-    on which vouchers are compared at the same time. `progress` is told how many positions
-    each slice covered.
+    Needs autocommit connections. `beside` is another connection, on which half of each slice
+    is compared at the same time. `progress` is told how many positions each slice covered.
     """
     head = select_head(conn)
     end = head if through is None else min(through, head)
@@ -175,34 +164,66 @@ def compare(
 ) -> Comparison:
     """Compare one stretch: the log with the outcomes, and these with their vouchers."""
     if beside is None:
-        logged = _compare_log(conn, after, until, selection)
-        posted = _compare_vouchers(conn, after, until, selection)
+        halves = [_compare_half(conn, after, until, selection)]
     else:
+        middle = (after + until) // 2
         with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(_compare_vouchers, beside, after, until, selection)
-            logged = _compare_log(conn, after, until, selection)
-            posted = future.result()
-    named = {(each.book_id, each.operation_id) for each in logged.differences}
-    more = [each for each in posted if (each.book_id, each.operation_id) not in named]
-    differences = sorted(logged.differences + more, key=lambda each: each.position)
-    return logged._replace(differences=differences)
+            future = pool.submit(_compare_half, beside, middle, until, selection)
+            halves = [_compare_half(conn, after, middle, selection), future.result()]
+    differences = [each for logged, _ in halves for each in logged.differences]
+    named = {(each.book_id, each.operation_id) for each in differences}
+    differences += [
+        each
+        for _, posted in halves
+        for each in posted
+        if (each.book_id, each.operation_id) not in named
+    ]
+    return Comparison(
+        sum(logged.operations for logged, _ in halves),
+        sum(logged.waiting for logged, _ in halves),
+        sorted(differences, key=lambda each: each.position),
+    )
+
+
+def _compare_half(
+    conn: Connection[Any], after: int, until: int, selection: Selection
+) -> tuple[Comparison, list[Difference]]:
+    logged = _compare_log(conn, after, until, selection)
+    return logged, _compare_vouchers(conn, after, until, selection)
 
 
 def _compare_log(conn: Connection[Any], after: int, until: int, selection: Selection) -> Comparison:
-    """Match the log's operations with outcomes; look again at what finds no partner."""
-    values = {
+    """Match the log's operations with outcomes; look closer where they do not agree at once."""
+    span = {
         "after": after,
         "until": until,
         "day": selection.day,
         "date": selection.business_date,
+        "book": selection.book_id,
     }
+    with _snapshot(conn):
+        takes = None if selection.takes_all else selection.takes
+        operations = count_agreeing_in_tx(conn, span, takes)
+        if operations is None:
+            operations, waiting, differences = _match_in_tx(conn, span, selection)
+        else:
+            waiting, differences = 0, []
+        if selection.takes_all:
+            unkept = _due(conn, select_unkept_in_tx(conn, after, until))
+            differences += [Difference("unmet", *each, UNMET) for each in unkept]
+    return Comparison(operations, waiting, differences)
+
+
+def _match_in_tx(
+    conn: Connection[Any], span: Mapping[str, object], selection: Selection
+) -> tuple[int, int, list[Difference]]:
+    """Match one by one; look again at what finds no partner. Return operations, waiting ones."""
     operations = 0
     alone: dict[int, _Logged] = {}
     extra: list[tuple[int, str, str]] = []
     differences: list[Difference] = []
-    with conn.transaction(), conn.cursor(binary=True) as cursor:
-        cursor.execute(BEGIN_SNAPSHOT)
-        cursor.execute(SELECT_COMPARED, values)
+    with conn.cursor(binary=True) as cursor:
+        cursor.execute(SELECT_COMPARED, span)
         for position, state, at, *outcome in cursor:
             if state is None:
                 extra.append((at, outcome[0], outcome[1]))
@@ -224,12 +245,15 @@ def _compare_log(conn: Connection[Any], after: int, until: int, selection: Selec
                 if detail is not None:
                     differences.append(_named("differing", position, logged, detail))
         waiting, found = _look_again(conn, alone)
-        differences += found
-        if selection.takes_all:
-            unkept = _due(conn, select_unkept_in_tx(conn, after, until))
-            differences += [Difference("unmet", *each, UNMET) for each in unkept]
-        differences += _unknown(conn, extra, selection)
-    return Comparison(operations, waiting, differences)
+    return operations, waiting, [*differences, *found, *_unknown(conn, extra, selection)]
+
+
+@contextmanager
+def _snapshot(conn: Connection[Any]) -> Iterator[None]:
+    with conn.transaction():
+        conn.execute(BEGIN_SNAPSHOT)
+        conn.execute(ALONE)
+        yield
 
 
 def _difference(logged: _Logged, outcome: list[Any]) -> str | None:
@@ -239,11 +263,7 @@ def _difference(logged: _Logged, outcome: list[Any]) -> str | None:
     if business_date != logged.business_date:
         return f"the log says {logged.business_date}, the outcome {business_date}"
     movement = logged.movement()
-    if len(movement) == 1:
-        ((currency, minor),) = movement.items()
-        if amounts == f'{{"{currency}": {minor}}}':  # as PostgreSQL writes it: no decoding
-            return None
-    if _decode_amounts(amounts) != movement:
+    if amounts != amounts_text(movement) and _decode_amounts(amounts) != movement:
         return f"the log says {movement}, the outcome {amounts}"
     return None
 
@@ -322,8 +342,7 @@ def _unreadable(conn: Connection[Any], position: int, state: bytes) -> list[Diff
 def _compare_vouchers(
     conn: Connection[Any], after: int, until: int, selection: Selection
 ) -> list[Difference]:
-    with conn.transaction():
-        conn.execute(BEGIN_SNAPSHOT)
+    with _snapshot(conn):
         rows = select_unposted_in_tx(conn, after, until)
     return [
         Difference(kind, position, book_id, operation_id, detail)

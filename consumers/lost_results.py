@@ -18,6 +18,7 @@ from projections.outcomes import RANKS
 from projections.positions import select_visible
 
 SLICE_POSITIONS = 50_000
+LOOK_POSITIONS = 5_000_000
 DeliverInTx = Callable[[Connection[Any], Sequence[AccountingResult]], object]
 
 # Outcomes that the ledger was not told of, or not of the last change.
@@ -29,9 +30,22 @@ SELECT_LOST = f"""
     FROM outcomes o
     JOIN ledger.stored_events e ON e.notification_id = o.position
     LEFT JOIN ledger.accounting_statuses s ON s.stream_id = e.originator_id
-    WHERE o.position > %s AND o.position <= %s
+    WHERE o.position > %(after)s AND o.position <= %(through)s
       AND (s.revision IS NULL OR s.revision < {REVISION})
     ORDER BY o.position
+"""
+# The same of a long stretch: statuses are joined to the log first, where the planner knows how
+# many there are, so that it reads all of them once instead of looking each one up.
+SELECT_LOST_SPAN = f"""
+    SELECT min(o.position), max(o.position)
+    FROM (SELECT position, status, attempt_position FROM outcomes
+          WHERE position > %(after)s AND position <= %(through)s) o
+    JOIN (SELECT e.notification_id, s.revision FROM ledger.stored_events e
+          LEFT JOIN ledger.accounting_statuses s ON s.stream_id = e.originator_id
+          WHERE e.notification_id > %(after)s AND e.notification_id <= %(through)s
+            AND e.topic = 'ledger.recorded:OperationBooked' OFFSET 0) s
+      ON s.notification_id = o.position
+    WHERE s.revision IS NULL OR s.revision < {REVISION}
 """
 SELECT_LOST_OPEN = f"""
     SELECT {LOST_COLUMNS}
@@ -53,7 +67,23 @@ class Lost(msgspec.Struct, frozen=True, gc=False):
 
 def select_lost(conn: Connection[Any], after: int, through: int) -> list[Lost]:
     """Find the outcomes of a stretch that the ledger was not told of."""
-    return [_lost(row) for row in conn.execute(SELECT_LOST, (after, through))]
+    span = {"after": after, "through": through}
+    return [_lost(row) for row in conn.execute(SELECT_LOST, span)]
+
+
+def slices_with_lost(conn: Connection[Any], after: int, through: int) -> list[tuple[int, int]]:
+    """Look through a stretch; give slices of it that hold all of which the ledger was not told."""
+    found: list[tuple[int, int]] = []
+    while after < through:
+        until = min(through, after + LOOK_POSITIONS)
+        span = {"after": after, "through": until}
+        row = conn.execute(SELECT_LOST_SPAN, span).fetchone()
+        if row is not None and row[0] is not None:
+            first, last = row
+            starts = range(first - 1, last, SLICE_POSITIONS)
+            found += [(start, min(last, start + SLICE_POSITIONS)) for start in starts]
+        after = until
+    return found
 
 
 def select_lost_open(conn: Connection[Any], after: int, through: int) -> list[Lost]:

@@ -22,7 +22,7 @@ from consumers.completeness import EVERYTHING, POSITIONS_PER_SLICE, Comparison, 
 from consumers.consumer import DeliverInTx, never
 from consumers.healing import heal, incarnation_of
 from consumers.lost_decisions import heal_decisions
-from consumers.lost_results import SLICE_POSITIONS, Lost, select_lost, select_lost_open
+from consumers.lost_results import Lost, select_lost, select_lost_open, slices_with_lost
 from consumers.renumbering import Healing, Renumbered
 from consumers.results import insert_outbox_in_tx
 from ledger.errors import LogCorrupt
@@ -86,7 +86,7 @@ class Stopped(Exception):
 
 
 class Sweeper:
-    """Runs sweeps on two connections (one alone compares vouchers after the log).
+    """Runs sweeps on two connections, half of each slice on either (or all of it on one).
 
     `deliver_in_tx` says results to the ledger; None: nothing is healed or sent, only counted.
     """
@@ -228,15 +228,13 @@ class Sweeper:
         """Send results that the ledger does not know; return up to where it knows all."""
         known = max(after, through)
         self._resend_slice(begun, lambda: select_lost_open(self.conn, after, through))
-        while after < through:
-            until = min(through, after + SLICE_POSITIONS)
+        for start, until in slices_with_lost(self.conn, after, through):
             lost = self._resend_slice(
                 begun,
-                lambda after=after, until=until: select_lost(self.conn, after, until),  # type: ignore[misc]
+                lambda start=start, until=until: select_lost(self.conn, start, until),  # type: ignore[misc]
             )
             if lost:
                 known = min(known, lost[0].position - 1)
-            after = until
         return known
 
     def _resend_slice(self, begun: Sweep, select: Callable[[], list[Lost]]) -> list[Lost]:

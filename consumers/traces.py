@@ -59,6 +59,24 @@ MOVED = """
     GROUP BY position
 """
 STRETCH = "position > %(after)s AND position <= %(until)s"
+# Outcomes that are not at once as their vouchers' lines are, which are mostly of one currency;
+# an override's lines are at its decision.
+SELECT_SUSPECT = f"""
+    SELECT o.position
+    FROM (SELECT position, status, rule_id, amounts FROM outcomes WHERE {STRETCH}) o
+    LEFT JOIN (
+        SELECT position, sum(amount_minor) FILTER (WHERE account IS NOT NULL) AS minor,
+               min(currency) FILTER (WHERE account IS NOT NULL) AS currency,
+               max(currency) FILTER (WHERE account IS NOT NULL) AS currency_most
+        FROM voucher_lines WHERE {STRETCH} GROUP BY position
+    ) lines ON lines.position = o.position
+    WHERE CASE WHEN o.status <> 'vouchered' THEN lines.position IS NOT NULL
+               WHEN o.rule_id IS DISTINCT FROM '{OVERRIDE_RULE}' AND currency = currency_most
+               THEN (o.amounts ->> currency = minor::text AND o.amounts - currency = '{{}}')
+                    IS NOT TRUE
+               ELSE true END
+"""
+THESE = "position = ANY(%(suspect)s::bigint[])"
 SELECT_UNPOSTED = f"""
     SELECT CASE WHEN o.status <> 'vouchered' OR o.rule_id = '{OVERRIDE_RULE}' THEN 'doubled'
                 WHEN moved.position IS NULL THEN 'unposted' ELSE 'differing' END,
@@ -69,8 +87,8 @@ SELECT_UNPOSTED = f"""
                 ELSE 'the outcome says ' || o.amounts::text || ', its vouchers'' account lines '
                      || moved.amounts::text END
     FROM (SELECT position, book_id, operation_id, business_date, status, rule_id, amounts
-          FROM outcomes WHERE {STRETCH}) o
-    LEFT JOIN ({MOVED.format(STRETCH)}) moved ON moved.position = o.position
+          FROM outcomes WHERE {THESE}) o
+    LEFT JOIN ({MOVED.format(THESE)}) moved ON moved.position = o.position
     WHERE CASE WHEN o.status = 'vouchered' AND o.rule_id IS DISTINCT FROM '{OVERRIDE_RULE}'
                THEN moved.amounts IS DISTINCT FROM o.amounts
                ELSE moved.position IS NOT NULL END
@@ -83,21 +101,30 @@ SELECT_OVERRIDDEN = f"""
                      || moved.amounts::text END
     FROM outcomes o
     LEFT JOIN LATERAL ({MOVED.format("position = o.attempt_position")}) moved ON true
-    WHERE o.{STRETCH.replace("AND ", "AND o.")}
+    WHERE o.{THESE}
       AND o.status = 'vouchered' AND o.rule_id = '{OVERRIDE_RULE}'
       AND moved.amounts IS DISTINCT FROM o.amounts
 """
-# Vouchers at a position that is not their operation's: a second set, or of nobody.
+# Vouchers at a position that is not their operation's: a second set, or of nobody. Only of such
+# an operation its own outcome is looked up: a join would read all outcomes for every stretch.
 SELECT_STRAY = f"""
+    WITH stray AS MATERIALIZED (
+        SELECT v.position, v.book_id, v.source_id
+        FROM (SELECT position, book_id, source_id FROM vouchers WHERE {STRETCH}) v
+        LEFT JOIN (SELECT position, book_id, operation_id FROM outcomes WHERE {STRETCH}) o
+          ON o.position = v.position
+        WHERE (o.book_id = v.book_id AND o.operation_id = v.source_id) IS NOT TRUE
+          AND v.source_id <> 'decision:' || v.position
+    )
     SELECT DISTINCT CASE WHEN own.position IS NULL THEN 'unknown' ELSE 'doubled' END,
            v.position, v.book_id, v.source_id, coalesce(own.business_date::text, ''),
            CASE WHEN own.position IS NULL THEN 'vouchers without an outcome'
                 ELSE 'vouchers at position ' || v.position || ', its own is ' || own.position END
-    FROM (SELECT position, book_id, source_id FROM vouchers WHERE {STRETCH}) v
-    LEFT JOIN (SELECT position, book_id, operation_id FROM outcomes WHERE {STRETCH}) o
-      ON o.position = v.position AND o.book_id = v.book_id AND o.operation_id = v.source_id
-    LEFT JOIN outcomes own ON own.book_id = v.book_id AND own.operation_id = v.source_id
-    WHERE o.position IS NULL AND v.source_id <> 'decision:' || v.position
+    FROM stray v
+    LEFT JOIN LATERAL (
+        SELECT position, business_date FROM outcomes
+        WHERE book_id = v.book_id AND operation_id = v.source_id LIMIT 1
+    ) own ON true
 """
 
 
@@ -136,11 +163,10 @@ def select_unposted_in_tx(
 ) -> list[tuple[str, int, str, str, str, str]]:
     """Compare the outcomes of a stretch with their vouchers: kind, position, name, day, detail."""
     span = {"after": after, "until": until}
-    return [
-        row
-        for query in (SELECT_UNPOSTED, SELECT_OVERRIDDEN, SELECT_STRAY)
-        for row in conn.execute(query, span).fetchall()
-    ]
+    suspect = [row[0] for row in conn.execute(SELECT_SUSPECT, span)]
+    queries = (SELECT_UNPOSTED, SELECT_OVERRIDDEN, SELECT_STRAY) if suspect else (SELECT_STRAY,)
+    values = {**span, "suspect": suspect}
+    return [row for query in queries for row in conn.execute(query, values).fetchall()]
 
 
 def _names(names: Sequence[OperationName]) -> str:

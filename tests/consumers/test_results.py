@@ -144,6 +144,30 @@ def test_a_lost_first_result_is_sent_again(database_url: str) -> None:
     assert set(told(database_url).values()) == {"vouchered"}
 
 
+def test_lost_results_are_found_wherever_they_are_in_a_long_log(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.lost_results.LOOK_POSITIONS", 7)
+    monkeypatch.setattr("consumers.lost_results.SLICE_POSITIONS", 2)
+    written = WrittenLog(database_url)
+    written.publish()
+    names = [f"r-{number}" for number in range(12)]
+    written.commit(*(written.recharge(name) for name in names))
+    consume_log(database_url)
+    by_schedule(database_url)  # what came since the last sweep is still on its way
+    for lost in (names[:1], names[-1:], names[3:9:2], names):
+        with connect_to(database_url) as conn:
+            conn.execute(
+                "DELETE FROM ledger.accounting_statuses WHERE operation_id = ANY(%s)", (lost,)
+            )
+
+        report = by_schedule(database_url, full_every_s=0)
+
+        assert report is not None
+        assert (report.results_lost, report.results_resent) == (len(lost), len(lost))
+        assert told(database_url) == dict.fromkeys(names, "vouchered")
+
+
 def test_a_lost_outbox_row_comes_again_until_the_ledger_knows(database_url: str) -> None:
     """The sweep asks the ledger and not the outbox: sent is not yet told."""
     a_repaired_day(database_url)
