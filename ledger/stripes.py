@@ -16,6 +16,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
+from functools import lru_cache
 
 import msgspec
 
@@ -39,10 +40,16 @@ def stripe_number(number: str, stripe: int) -> str:
     return f"{STRIPE_PREFIX}{stripe}-{number}"
 
 
-def stripe_numbers(account: Account, above: int = 0) -> list[str]:
+def stripe_numbers(account: Account, above: int = 0) -> tuple[str, ...]:
     """Return the numbers of all stripe accounts that may hold money, those above one of them."""
-    opened = 0 if account.striping is None else account.striping.opened
-    return [stripe_number(account.number, each) for each in range(above + 1, opened + 1)]
+    if account.striping is None:
+        return ()
+    return _stripe_numbers(account.number, above, account.striping.opened)
+
+
+@lru_cache(maxsize=1_000)  # every leg on an account with stripes asks for them
+def _stripe_numbers(number: str, above: int, opened: int) -> tuple[str, ...]:
+    return tuple(stripe_number(number, each) for each in range(above + 1, opened + 1))
 
 
 def is_stripe(account: Account) -> bool:
@@ -72,9 +79,10 @@ def is_striped(leg: ev.BookedLeg) -> bool:
 
 def stripes_of(account: Account, find: Find, above: int = 0) -> Iterator[Account]:
     """Return the stripe accounts that are there, in order, those above one of them."""
+    home = account.number
     for number in stripe_numbers(account, above):
         stripe = find(number)
-        if stripe is not None and is_stripe(stripe):
+        if stripe is not None and stripe.parent == home and stripe.type == STRIPE:
             yield stripe
 
 
@@ -84,11 +92,13 @@ def whole_of(home: Account, find: Find) -> Account:
     if not stripes:
         return home
     whole = copy(home)
-    date = max(each.business_date or "" for each in (home, *stripes))
-    if date != home.business_date:
+    date = max([each.business_date or "" for each in stripes], default="")
+    if date > (home.business_date or ""):
         whole.business_date = date
         whole.previous_balance_minor = home.balance_minor
         whole.day_debits_minor = whole.day_credits_minor = 0
+    else:
+        date = home.business_date or ""
     credit = home.normal_side == "credit"
     for stripe in stripes:
         whole.balance_minor += stripe.balance_minor

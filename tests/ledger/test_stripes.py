@@ -321,11 +321,11 @@ def test_a_buffered_debit_is_applied_after_its_home_has_gathered_the_money() -> 
 
 def test_numbers_of_stripes() -> None:
     home = merchant(1, 2, 3)[0]
-    assert stripe_numbers(home, above=1) == ["STRIPE-2-M-1", "STRIPE-3-M-1"]
+    assert stripe_numbers(home, above=1) == ("STRIPE-2-M-1", "STRIPE-3-M-1")
     assert is_stripe_number("STRIPE-2-M-1", "M-1")
     assert not is_stripe_number("STRIPE-2-M-1", "1")
     assert not is_stripe_number(buffer_number("M-1"), "M-1")
-    assert stripe_numbers(b.account("M-1")) == []
+    assert stripe_numbers(b.account("M-1")) == ()
 
 
 def test_the_previous_day_of_all_together_is_that_of_each() -> None:
