@@ -32,12 +32,14 @@ def shortages(legs: Legs, find: Find) -> Iterator[tuple[Account, Taken]]:
 
 
 def _in_order(home: Account, missing_minor: int, find: Find) -> Taken:
+    """Return all that lies on the first stripes that have it: what is over pays the next debits."""
     taken: Taken = []
     for stripe in stripes_of(home, find):
-        amount_minor = min(stripe.balance_minor, missing_minor)
-        if amount_minor:
-            taken.append((stripe, amount_minor))
-            missing_minor -= amount_minor
+        if missing_minor <= 0:
+            break
+        if stripe.balance_minor:
+            taken.append((stripe, stripe.balance_minor))
+            missing_minor -= stripe.balance_minor
     return taken
 
 

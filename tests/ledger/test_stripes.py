@@ -93,22 +93,30 @@ def test_a_debit_that_the_home_has_touches_no_stripe() -> None:
     assert answer(decided) == {"M-1": (5, 5)}
 
 
-def test_what_the_home_is_short_of_is_gathered_in_order_of_stripes_before() -> None:
+def test_for_what_the_home_is_short_of_stripes_are_emptied_in_order_before() -> None:
     state = given(*merchant(5, 30, 9, home=10))
     decided = b.decide(state, b.post("fee", b.debit("M-1", 32), operation_id="f"))
     gathered, paid = booked(decided)
     assert gathered.operation_id == "daybook:gather:M-1:1"
     assert [(leg.kind, leg.account, leg.amount_minor) for leg in gathered.legs] == [
         ("debit", "STRIPE-1-M-1", 5),
-        ("debit", "STRIPE-2-M-1", 17),
-        ("credit", "M-1", 22),
+        ("debit", "STRIPE-2-M-1", 30),
+        ("credit", "M-1", 35),
     ]
     assert paid.operation_id == "f"
-    assert balances(decided) == {"STRIPE-1-M-1": 0, "STRIPE-2-M-1": 13, "M-1": 0}
+    assert balances(decided) == {"STRIPE-1-M-1": 0, "STRIPE-2-M-1": 0, "M-1": 13}
     assert answer(decided) == {"M-1": (22, 22)}
     touched = paid.accounts[0]
     # what was gathered is no turnover of the day
     assert (touched.day_debits_minor, touched.day_credits_minor) == (32, 54)
+
+
+def test_what_was_gathered_over_what_was_short_pays_the_next_debits() -> None:
+    """Regression: only what was missing came home, so every debit paid for a gathering."""
+    fees = [b.post("fee", b.debit("M-1", 5), operation_id=f"f-{no}") for no in range(8)]
+    decided = b.decide(given(*merchant(20, 20)), *fees)
+    gathered = [each for each in booked(decided) if each.business_type == "stripe_gather"]
+    assert [each.legs[0].account for each in gathered] == ["STRIPE-1-M-1", "STRIPE-2-M-1"]
 
 
 def test_a_hold_counts_what_lies_on_stripes_and_gathers_nothing_until_it_is_captured() -> None:
@@ -117,7 +125,7 @@ def test_a_hold_counts_what_lies_on_stripes_and_gathers_nothing_until_it_is_capt
     decided = b.decide(given(*merchant(30, home=5)), hold, capture)
     assert b.reasons(decided) == [None, None]
     assert [each.operation_id for each in booked(decided)[:2]] == ["h", "daybook:gather:M-1:2"]
-    assert balances(decided) == {"STRIPE-1-M-1": 5, "M-1": 0, "C-1": 1_030}
+    assert balances(decided) == {"STRIPE-1-M-1": 0, "M-1": 5, "C-1": 1_030}
 
 
 def test_more_than_all_together_is_refused_and_gathers_nothing() -> None:
@@ -291,7 +299,7 @@ def test_with_buffering_what_waits_counts_with_the_stripes_and_is_applied_to_the
         b.post("fee", b.debit("M-1", 48)),
     )
     assert b.reasons(decided) == [None, None, None]
-    assert balances(decided) == {"BUFFER-M-1": 0, "M-1": 0, "STRIPE-1-M-1": 2}
+    assert balances(decided) == {"BUFFER-M-1": 0, "M-1": 2, "STRIPE-1-M-1": 0}
     ids = [each.operation_id.rpartition(":")[0] for each in booked(decided)]
     assert ids[1:3] == ["daybook:apply:M-1", "daybook:gather:M-1"]
 
@@ -316,7 +324,7 @@ def test_a_buffered_debit_is_applied_after_its_home_has_gathered_the_money() -> 
     buffer = b.account("BUFFER-M-1", type="buffer", parent="M-1", balance_minor=-20)
     buffer.accepted = Accepted(b.AT, 1, 20, 0)
     decided = b.decide(given(*accounts, buffer), apply=("M-1",), due_only=False)
-    assert balances(decided) == {"STRIPE-1-M-1": 33, "M-1": 0, "BUFFER-M-1": 0}
+    assert balances(decided) == {"STRIPE-1-M-1": 0, "M-1": 33, "BUFFER-M-1": 0}
 
 
 def test_numbers_of_stripes() -> None:
