@@ -20,6 +20,7 @@ from bench import (
     everything,
     flash_sale,
     history,
+    hot,
     http_batch,
     http_mixes,
     http_single,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Run], None]] = {
     "http": http_single.run,
     "http-batch": http_batch.run,
     "http-mixes": http_mixes.run,
+    "hot": hot.run,
     "flash-sale": flash_sale.run,
     "overload": overload.run,
     "books": books.run_on_log,
@@ -57,6 +59,7 @@ BENCHMARKS: dict[str, Callable[[Run], None]] = {
 # What a quick run leaves out, to stay under three minutes on a slow machine; `--only` runs it.
 FULL_ONLY = frozenset(
     {
+        "hot",
         "flash-sale",
         "overload",
         "books-kafka",

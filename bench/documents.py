@@ -18,6 +18,7 @@ from bench.scale import ACCOUNTS
 CURRENCY = "CNY"
 FUNDING_MINOR = 10**12
 PRICE_MINOR, FEE_MINOR = 10_000, 60
+RECHARGE_MINOR = 10_000
 REFUND_OF = "original_operation_id"
 
 
@@ -47,6 +48,19 @@ class Documents:
     def recharges_of_some(self, numbers: Sequence[str], count: int) -> list[bytes]:
         """Single-leg operations that credit few accounts in turns."""
         return [self._recharge(numbers[index % len(numbers)]) for index in range(count)]
+
+    def fees_of(self, number: str, count: int, amount_minor: int) -> list[bytes]:
+        """Single-leg operations that all debit one account."""
+        return [
+            _encoded(
+                {
+                    "operation_id": self._operation_id(),
+                    "business_type": "fee",
+                    "legs": [_leg("debit", number, amount_minor)],
+                }
+            )
+            for _ in range(count)
+        ]
 
     def transfers(self, count: int) -> list[bytes]:
         """Two-leg operations: from one account to another, spread over all accounts."""
@@ -126,7 +140,7 @@ class Documents:
         document: dict[str, object] = {
             "operation_id": self._operation_id(),
             "business_type": "recharge",
-            "legs": [_leg("credit", number, 10_000)],
+            "legs": [_leg("credit", number, RECHARGE_MINOR)],
             "orders": {"payment": f"P-{self._random.randrange(10**9)}"},
         }
         if amounts:

@@ -1,32 +1,40 @@
 """A flash sale over HTTP: 64 callers, one merchant, a fee split, one refund in a hundred.
 
-The same payments three times a round: to all merchants there are, to one merchant, and to one
-merchant whose inflows (and those of the account for fees) are buffered. Invariant: the merchant's
-balance is exact at the end, or the benchmark fails.
+The same payments four times a round: to all merchants there are, to one merchant, and to one
+merchant whose inflows (and those of the account for fees) are buffered, or striped. Invariant: the
+merchant's balance is exact at the end, or the benchmark fails.
 """
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import msgspec
 import psycopg
 
 from bench.documents import FEE_MINOR, PRICE_MINOR, Documents, account_number
+from bench.hot import STRIPES, stripe
 from bench.http_single import POSTINGS
 from bench.load import Plan, Report, post_load
 from bench.place import BOOK, PRINCIPAL, Run, engine_on, post, scalar
 from bench.processes import api_server
 from bench.scale import ACCOUNTS
 from ledger.operation import SetBuffering, Submission, fingerprint_of
+from ledger.reads import select_account
 
 TITLE = "flash sale over HTTP, 64 callers, three legs"
 CALLERS = 64
 BUFFER_MS = 500
 APPLIED_WITHIN_S = 5.0  # patience of the benchmark, ten times the bound
-MERCHANT, FEES = 1, 2  # indexes of accounts; those of the buffered ones follow
-BUFFERED = 3
-SELECT_BALANCE = "SELECT balance FROM ledger.accounts WHERE number = %s"
+MERCHANT = 1  # index of its account; the next one is that of its fees
+BUFFERED, STRIPED = 3, 5
+SPREAD_FEES, UNTOUCHED = 7, 9
+SUBJECTS = {
+    "to one merchant": MERCHANT,
+    "… buffered": BUFFERED,
+    f"… striped over {STRIPES}": STRIPED,
+}
 COUNT_WAITING = "SELECT count(*) FROM ledger.accepted"
 
 
@@ -35,20 +43,24 @@ def run(run: Run) -> None:
     place, scale = run.place, run.scale
     url = place.database("sale")
     agree(url, (account_number(BUFFERED), account_number(BUFFERED + 1)))
+    with engine_on(url) as engine:
+        for index in (STRIPED, STRIPED + 1):
+            stripe(engine, account_number(index))
     everybody = [account_number(index) for index in range(10, ACCOUNTS // 2)]
     with api_server(url, place.folder) as (api_url, _):
         for number in range(scale.rounds):
             documents = Documents(seed=7_000 + number)
-            spread = _sell(run, api_url, documents, everybody, FEES + 5)
+            spread = _sell(run, api_url, documents, everybody, SPREAD_FEES)
             _add(run, f"to {len(everybody):,} merchants", spread, spread)
-            for words, index in (("to one merchant", MERCHANT), ("… buffered", BUFFERED)):
+            for words, index in SUBJECTS.items():
                 hot = _sell(run, api_url, documents, [account_number(index)], index + 1)
                 _add(run, words, hot, spread)
         _check(url, scale.sale_payments * scale.rounds)  # the server applies what is due
     run.sheet.note(
         TITLE,
         f"Buffered: the answer is 202 and durable; applied within {BUFFER_MS} ms. In group commit "
-        "one account is updated once per batch, so a hot one is no queue either way.",
+        "one account is updated once per batch, so a hot one is no queue either way, and stripes "
+        "are no faster.",
     )
 
 
@@ -75,22 +87,26 @@ def _sell(
 
 
 def _check(url: str, payments: int) -> None:
-    """Raise unless both merchants hold what they sold, to the last cent."""
+    """Raise unless each merchant holds what it sold, to the last cent."""
     with psycopg.connect(url, autocommit=True) as conn:
         deadline = time.monotonic() + APPLIED_WITHIN_S
         while scalar(conn, COUNT_WAITING):
             if time.monotonic() > deadline:
                 raise RuntimeError("what was accepted is not applied")
             time.sleep(0.05)
-        plain, buffered = (
-            [scalar(conn, SELECT_BALANCE, account_number(index + more)) for more in (0, 1)]
-            for index in (MERCHANT, BUFFERED)
-        )
-        kept = payments - payments // 100
-        untouched = scalar(conn, SELECT_BALANCE, account_number(9))
+        found = {
+            words: [_balance(conn, index), _balance(conn, index + 1)]
+            for words, index in SUBJECTS.items()
+        }
+        untouched = _balance(conn, UNTOUCHED)
+    kept = payments - payments // 100
     expected = [untouched + kept * (PRICE_MINOR - FEE_MINOR), untouched + kept * FEE_MINOR]
-    if plain != expected or buffered != expected:
-        raise RuntimeError(f"merchant and fees: {plain}, {buffered}; expected {expected}")
+    if any(balances != expected for balances in found.values()):
+        raise RuntimeError(f"merchants and their fees: {found}; expected {expected}")
+
+
+def _balance(conn: psycopg.Connection[Any], index: int) -> int:
+    return select_account(conn, BOOK, account_number(index)).balance_minor
 
 
 def _add(run: Run, subject: str, report: Report, spread: Report) -> None:
