@@ -20,6 +20,7 @@ def events(api: ApiCaller, number: str, limit: int = 100, cursor: str | None = N
         page = answer.json()
         assert len(page["items"]) <= limit
         found += page["items"]
+        assert len(found) < 100, "the pages have no end"
         if (cursor := page["next_cursor"]) is None:
             return found
 
