@@ -21,7 +21,7 @@ from bench.http_single import POSTINGS
 from bench.load import Plan, post_load
 from bench.open_load import OpenPlan, OpenReport, offer
 from bench.place import BOOK, PRINCIPAL, Run, engine_on, parser, post
-from bench.processes import Child, api_server
+from bench.processes import Child, api_server, bare_server
 from bench.sheet import Aim, Sheet
 from infra.http_load import percentile
 
@@ -33,9 +33,11 @@ AFTER_S = 8.0
 AFTER_SHARE = 0.5
 NORMAL_MS = 50.0
 SLICE_S = 0.25
+CEILING_S = 5.0
 P50, P99, P999 = "p50 ms", "p99 ms", "p99.9 ms"
 P99_RELEASES, P99_REFUSED = "releases: p99 ms", "refused: p99 ms"
 START, MOST, END, GROWN = "MiB at start", "MiB at most", "MiB at end", "MiB at most / start"
+LATE, CEILING = "sent late: p99 ms", "bare socket: p99 ms"
 RECOVERED, LOST, WRONG = "s to normal", "without an answer", "not booked exactly once"
 SELECT_BOOKED = """SELECT convert_from(state, 'UTF8')::json ->> 'operation_id'
     FROM ledger.stored_events WHERE topic = 'ledger.recorded:OperationBooked'"""
@@ -46,17 +48,22 @@ def run(run: Run) -> None:
     place, scale = run.place, run.scale
     url = place.database("overload")
     documents = Documents(seed=9_000)
-    with api_server(url, place.folder) as (api_url, (api,)):
+    with (
+        api_server(url, place.folder) as (api_url, (api,)),
+        bare_server(place.folder) as bare_url,
+    ):
         maximum = _maximum_per_s(run, api_url, documents)
         offered = TIMES * maximum
         count = int(offered * scale.overload_s)
         after = int(maximum * AFTER_SHARE * AFTER_S)
         bodies = overload_bodies(url, documents, count)
         calm = documents.recharges(after)
+        ceiling = ceiling_ms(run, bare_url, bodies, offered)
         with memory_watched(api) as memory:
             plan = OpenPlan(api_url, POSTINGS, place.key, BOOK, bodies, offered, RELEASE_EVERY)
             report = offer(plan, then=calm, then_per_s=maximum * AFTER_SHARE)
         figures = figures_of(report, count) | memory_figures(memory)
+        figures[CEILING] = ceiling
         figures[WRONG] = booked_wrongly(url, report)
         run.sheet.add(OVERLOAD, f"{offered:,.0f}/s offered for {scale.overload_s:.0f} s", figures)
     _aims(run.sheet, f"{offered:,.0f}/s offered for {scale.overload_s:.0f} s")
@@ -65,6 +72,13 @@ def run(run: Run) -> None:
         f"Maximum by {CALLERS} callers who wait: {maximum:,.0f}/s. After it half of the maximum is "
         f"offered; normal is when {SLICE_S:g} s in a row have a p99 below {NORMAL_MS:.0f} ms.",
     )
+
+
+def ceiling_ms(run: Run, bare_url: str, bodies: list[bytes], per_s: float) -> float:
+    """Return the generator's own p99 at this rate: against a socket that answers at once."""
+    first = bodies[: int(per_s * CEILING_S)]
+    report = offer(OpenPlan(bare_url, POSTINGS, run.place.key, BOOK, first, per_s, RELEASE_EVERY))
+    return percentile([sent.latency_s for sent in report.sent], 99) * 1e3
 
 
 def overload_bodies(url: str, documents: Documents, count: int) -> list[bytes]:
@@ -97,6 +111,7 @@ def figures_of(report: OpenReport, count: int) -> dict[str, float]:
         P99_RELEASES: percentile(releases, 99) * 1e3,
         "releases refused": sum(s.status != 201 for s in during if s.number % RELEASE_EVERY == 0),
         P99_REFUSED: percentile(refused, 99) * 1e3,
+        LATE: percentile([sent.late_s for sent in during], 99) * 1e3,
         RECOVERED: recovered_s(report, count),
         LOST: sum(sent.status not in (201, 503) for sent in report.sent),
         "load CPU %": report.cpu_s / report.elapsed_s * 100,

@@ -268,12 +268,8 @@ async def _open_api(
 
 
 def admission_limits(settings: Settings) -> AdmissionLimits:
-    """Return when the API pushes back; two batches may wait, of which one is being booked."""
-    return AdmissionLimits(
-        wait_s_max=settings.queue_wait_ms_max / 1_000,
-        requests_free=settings.queue_requests_free,
-        operations_free=2 * settings.batch_size_max,
-    )
+    """Return when the API pushes back."""
+    return AdmissionLimits(settings.queue_wait_ms_max / 1_000, settings.queue_requests_free)
 
 
 def _open_gate(settings: Settings, url: str, stack: AsyncExitStack) -> BacklogGate:
@@ -296,7 +292,7 @@ def uvicorn_config(settings: Settings, app: DaybookApp) -> uvicorn.Config:
         port=settings.port,
         loop="uvloop",
         http=bounded_connections(
-            settings.reading_timeout_s, FILES_OWN + 2 * settings.pool_size_max
+            app, settings.reading_timeout_s, FILES_OWN + 2 * settings.pool_size_max
         ),
         ws="none",
         lifespan="on",

@@ -1,70 +1,186 @@
-"""Bounds of the API's connections: how long one may be silent, and how many there may be.
+"""Bounds of the API's connections: how long one may be silent, how many there may be, who waits.
 
-Invariant: who connects and does not send a whole request is cut off in time, so that idle or
-hostile callers never use up what the others need.
+Invariants: who connects and does not send a whole request is cut off in time, so that idle or
+hostile callers never use up what the others need. In an overload a posting that may not wait is
+answered where it is read, before anything is made of it: refusing must cost a fraction of booking.
 """
 
 from __future__ import annotations
 
 import asyncio
 import resource
+import socket
+import sys
+from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from ledger.admission import Admission
+from ledger.api import problem_of, problem_reply
+from ledger.api_call import LET_IN
+from ledger.api_gate import DaybookApp
+from ledger.errors import Overloaded
 
 FILES_OWN = 128  # beside connections of callers and the database: log, listener, one for each wait
+# Linux: milliseconds since the last bytes came, a 32-bit field of `struct tcp_info`.
+TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
+LAST_RECEIVED = slice(52, 56)
 TURNED_AWAY = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
     b"retry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 )
 
 
-def bounded_connections(patience_s: float, files_kept: int) -> type[HttpToolsProtocol]:
-    """Return uvicorn's protocol with bounds: a head that arrives in time, and files left over.
+def refusal() -> bytes:
+    """Return the whole answer to who comes in an overload: the problem document, made once."""
+    reply = problem_reply(problem_of(Overloaded("others wait already; come again later")))
+    lines = [b"HTTP/1.1 %d Service Unavailable" % reply.status]
+    lines += [b"%s: %s" % header for header in reply.headers]
+    return b"\r\n".join([*lines, b"", reply.body])
 
-    The patience counts from the connection, then from the first byte of each request; a
+
+class ConnectionBounds(msgspec.Struct, frozen=True):
+    """The patience counts from the connection, then from the first byte of each request; a
     connection that is idle between requests is uvicorn's own to close. A connection that would
     use up the last `files_kept` files is turned away: without a file the engine cannot even wait
     for its database.
     """
 
-    class BoundedConnection(HttpToolsProtocol):
-        _overdue: asyncio.TimerHandle | None = None
+    app: DaybookApp
+    patience_s: float
+    files_kept: int
+    refusal: bytes
 
-        def connection_made(self, transport: Any) -> None:
-            """Wait for the first request, unless there is no room for one."""
-            super().connection_made(transport)
-            if len(self.connections) > files_max() - files_kept:
-                self.transport.write(TURNED_AWAY)
-                self.transport.close()
-            else:
-                self._expect_head()
+    @property
+    def admission(self) -> Admission:
+        """Who is inside; requests come after the lifespan has started."""
+        assert self.app.api is not None
+        return self.app.api.engine.admission
 
-        def on_message_begin(self) -> None:
-            """Wait for the rest of the head."""
-            super().on_message_begin()
+
+class BoundedConnection(HttpToolsProtocol):
+    """uvicorn's protocol with bounds. `_held` has been read up to its body, and is not begun."""
+
+    bounds: ConnectionBounds
+    _overdue: asyncio.TimerHandle | None = None
+    _held: RequestResponseCycle | None = None
+    _reads = _began = False
+
+    # --- silence --------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for the first request, unless there is no room for one."""
+        super().connection_made(transport)
+        if len(self.connections) > files_max() - self.bounds.files_kept:
+            self.transport.write(TURNED_AWAY)
+            self.transport.close()
+        else:
             self._expect_head()
 
-        def on_headers_complete(self) -> None:
-            """Wait no more: the body has a bound of its own (ledger/api_call.py)."""
-            self._forget_head()
-            super().on_headers_complete()
+    def on_message_begin(self) -> None:
+        """Note that the head has begun: unless it ends in the same bytes, it is waited for."""
+        super().on_message_begin()
+        self._began = True
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            """Wait no more."""
-            self._forget_head()
-            super().connection_lost(exc)
+    def on_headers_complete(self) -> None:
+        """Wait no more: the body has a bound of its own (ledger/api_call.py)."""
+        self._began = False
+        self._forget_head()
+        super().on_headers_complete()
 
-        def _expect_head(self) -> None:
-            self._forget_head()
-            self._overdue = self.loop.call_later(patience_s, self.transport.close)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._forget_head()
+        super().connection_lost(exc)
 
-        def _forget_head(self) -> None:
-            if self._overdue is not None:
-                self._overdue.cancel()
-                self._overdue = None
+    def _expect_head(self) -> None:
+        self._forget_head()
+        self._overdue = self.loop.call_later(self.bounds.patience_s, self.transport.close)
 
-    return BoundedConnection
+    def _forget_head(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    # --- overload -------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Read, then judge the posting that was read whole; what is not whole is judged later."""
+        self._reads = True
+        super().data_received(data)
+        self._reads = False
+        if self._began:
+            self._began = False
+            self._expect_head()
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._judge(held)
+
+    def _judge(self, held: RequestResponseCycle) -> None:
+        whole = not held.more_body and held.keep_alive and not self.flow.write_paused
+        if whole and self.bounds.admission.refuses(held.body):
+            self._refuse(held)
+        else:
+            self._begin(held)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin a request, but hold a posting for which there is no room."""
+        scope: Any = cycle.scope
+        if (scope["method"], scope["path"]) not in self.bounds.app.hot:
+            super()._start_asgi_task(cycle, app)
+            return
+        admission = self.bounds.admission
+        has_room = admission.has_room(partial(waited_s, self.transport))
+        if self._reads and not has_room:
+            self._held = cycle
+            return
+        if has_room and admission.overloaded:
+            scope[LET_IN] = True
+        self._begin(cycle)
+
+    def _begin(self, cycle: RequestResponseCycle) -> None:
+        self.bounds.admission.came()
+        super()._start_asgi_task(cycle, self._answer)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.bounds.admission.left()
+
+    def _refuse(self, cycle: RequestResponseCycle) -> None:
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(self.bounds.refusal)
+        self.on_response_complete()
+
+
+def bounded_connections(
+    app: DaybookApp, patience_s: float, files_kept: int
+) -> type[HttpToolsProtocol]:
+    """Return uvicorn's protocol with bounds, for one application."""
+
+    class Connection(BoundedConnection):
+        bounds = ConnectionBounds(app, patience_s, files_kept, refusal())
+
+    return Connection
+
+
+def waited_s(transport: asyncio.BaseTransport) -> float:
+    """Return how long ago the last bytes reached this machine; 0 where the system has no word.
+
+    What waits before it is read is in no queue of ours: the kernel alone knows.
+    """
+    if TCP_INFO is None:
+        return 0.0
+    try:
+        told = transport.get_extra_info("socket").getsockopt(
+            socket.IPPROTO_TCP, TCP_INFO, LAST_RECEIVED.stop
+        )
+    except OSError:
+        return 0.0
+    return int.from_bytes(told[LAST_RECEIVED], sys.byteorder) / 1_000
 
 
 def files_max() -> int:

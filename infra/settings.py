@@ -69,14 +69,17 @@ class Settings(BaseSettings):
         100_000, ge=1, description="Operations waiting for a batch before callers get a 503."
     )
     queue_wait_ms_max: float = Field(
-        0,
+        30,
         ge=0,
         le=60_000,
-        description="While the oldest request waits longer for its answer, others get a 503, but "
-        "for what returns money; 0 is no bound.",
+        description="In an overload as many requests are let in as are answered in this time; "
+        "others get a 503, but for what returns money. 0: all are let in.",
     )
     queue_requests_free: int = Field(
-        128, ge=1, description="Waiting requests below which nobody gets a 503 for the wait."
+        320,
+        ge=1,
+        description="Single requests and batches at once in one API process below which nobody "
+        "gets a 503 for the wait.",
     )
     operations_per_request_max: int = Field(
         10_000, ge=1, le=100_000, description="Operations in one request to operations:batch."

@@ -54,16 +54,17 @@ class EngineBridge:
         if self._watch is not None:
             self._watch.cancel()
 
-    def post(self, job: Job) -> Waiting:
+    def post(self, job: Job, *, let_in: bool = False) -> Waiting:
         """Queue a job; the future gives one result per submission, or raises the job's error.
 
-        Raises `Overloaded` at once when the admission pushes back.
+        Raises `Overloaded` at once when the admission pushes back, unless it was `let_in` before.
         """
-        self.admission.admit(job)
+        if not let_in:
+            self.admission.admit(job)
         future: Waiting = self._loop.create_future()
         ticket = Ticket(job, self._on_done)
         self._waiting[ticket] = (future, self._loop.time() + self._patience_s)
-        self.admission.taken(ticket, len(job.submissions))
+        self.admission.taken(ticket)
         if not self._coming:
             self._loop.call_soon(self._hand_over)
         self._coming.append(ticket)

@@ -17,6 +17,7 @@ from ledger.principals import Principal
 
 JSON_TYPES = frozenset({b"application/json"})
 NDJSON_TYPES = frozenset({b"application/x-ndjson", b"application/ndjson"})
+LET_IN = "daybook.let_in"  # set in the scope by who reads the connection
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -72,6 +73,11 @@ class Call:
                 self.book_id = value
             elif name == b"if-match":
                 self.if_match = value
+
+    @property
+    def let_in(self) -> bool:
+        """Whether there was room for it during an overload when it came: it is not judged again."""
+        return LET_IN in self.scope
 
     def media_type(self, taken: frozenset[bytes]) -> bytes:
         """Return the body's content type. Raises 415 for one that is not taken."""

@@ -49,10 +49,11 @@ async def post_operation(api: Api, call: Call) -> Reply:
     call.media_type(JSON_TYPES)
     dry_run = bool(call.scope["query_string"]) and call.flags("dry_run")["dry_run"]
     raw = await call.body(api.limits)
-    api.engine.admission.look(raw)
+    if not call.let_in:
+        api.engine.admission.look(raw)
     started = time.perf_counter()
     submission = read_operation(api, raw, call.operation_id, book_of(api, call), call.principal)
-    posted = post_one(api, submission, dry_run=dry_run)
+    posted = post_one(api, submission, dry_run=dry_run, let_in=call.let_in)
     reply = await (answered(call.scope["headers"], submission, posted) if hops.on else posted)
     api.metrics.single_latency.observe(time.perf_counter() - started)
     return reply
@@ -70,11 +71,16 @@ def read_operation(
 
 
 async def post_one(
-    api: Api, submission: Submission, *, dry_run: bool = False, status: int = 201
+    api: Api,
+    submission: Submission,
+    *,
+    dry_run: bool = False,
+    status: int = 201,
+    let_in: bool = False,
 ) -> Reply:
     """Book one submission and turn its result into an answer or a problem."""
     job = Job(book_id=submission.book_id, submissions=(submission,), dry_run=dry_run)
-    result = (await api.engine.post(job))[0]
+    result = (await api.engine.post(job, let_in=let_in))[0]
     count(api.metrics, result)
     if isinstance(result, LedgerError):
         raise result
@@ -121,7 +127,8 @@ async def post_batch(api: Api, call: Call, book_id: str, parse: Parse) -> Reply:
         )
     flags = call.flags("atomic", "dry_run")
     raw = await call.body(api.limits)
-    api.engine.admission.look(raw)
+    if not call.let_in:
+        api.engine.admission.look(raw)
     started = time.perf_counter()
     lines = _ndjson_lines(raw) if media_type in NDJSON_TYPES else decode(_decode_lines, raw)
     if len(lines) > api.limits.operations_max:
@@ -130,7 +137,7 @@ async def post_batch(api: Api, call: Call, book_id: str, parse: Parse) -> Reply:
         )
     parsed = await _parse_lines(lines, parse)
     began_ns = now_ns()
-    results = await _book(api, book_id, parsed, flags)
+    results = await _book(api, book_id, parsed, flags, let_in=call.let_in)
     if hops.on:
         tell_lines(call.scope["headers"], began_ns, parsed, results)
     for result in results:
@@ -171,7 +178,12 @@ async def _parse_lines(
 
 
 async def _book(
-    api: Api, book_id: str, parsed: list[Submission | LineError], flags: dict[str, bool]
+    api: Api,
+    book_id: str,
+    parsed: list[Submission | LineError],
+    flags: dict[str, bool],
+    *,
+    let_in: bool,
 ) -> list[Answer | LineError]:
     submissions = tuple(item for item in parsed if isinstance(item, Submission))
     if flags["atomic"] and len(submissions) < len(parsed):
@@ -184,7 +196,7 @@ async def _book(
         atomic=flags["atomic"],
         dry_run=flags["dry_run"],
     )
-    booked = iter(await api.engine.post(job))
+    booked = iter(await api.engine.post(job, let_in=let_in))
     results: list[Answer | LineError] = []
     for number, item in enumerate(parsed, start=1):
         if isinstance(item, LineError):
