@@ -35,6 +35,7 @@ from consumers.repair import (
     RepairState,
     TriedPage,
     order_page,
+    published_hash,
     select_order,
     select_repaired,
     try_page,
@@ -244,6 +245,8 @@ def _add_repairs(router: APIRouter, reader: BooksReader, writer: DecisionWriter)
             asked: RequestedRepair,
         ) -> tuple[int, Any]:
             book, wanted, rules = caller.book_id, asked.wanted, asked.ruleset_hash
+            if rules is not None:
+                rules = published_hash(conn, book, rules)
             if dry_run:
                 return 200, try_page(
                     conn, book, wanted, ruleset_hash=rules, cursor=asked.cursor, limit=asked.limit

@@ -27,7 +27,6 @@ from accounting.voucher import Voucher
 from consumers.audit_decisions import decision_row
 from consumers.messages import OPERATION_TOPIC, Booked, decode_operation
 from consumers.posting import (
-    REFUSED_BY_DATABASE,
     Attempt,
     Refused,
     Settled,
@@ -39,7 +38,6 @@ from consumers.posting import (
     settle_waiting,
 )
 from consumers.resolution import (
-    OVERRIDE_REFUSED,
     chart_below,
     overriding_voucher,
     refused_date,
@@ -65,6 +63,7 @@ from projections.audit_tables import (
 )
 from projections.orders import order_numbers
 from projections.outcomes import FINAL, WAITING, OperationName, Outcome, read_amounts
+from projections.parked_reasons import OVERRIDE_REFUSED, REFUSED_BY_DATABASE
 from projections.periods import remember
 from projections.repair_orders import GivenVoucher
 from projections.rulesets import PublishedRulesets

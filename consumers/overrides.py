@@ -15,6 +15,7 @@ from uuid import UUID
 import msgspec
 from psycopg import Connection
 
+from accounting.dating import DAY
 from accounting.decisions import (
     AccountingDecisions,
     DecisionRefused,
@@ -34,6 +35,7 @@ from consumers.resolution import (
     refused_override,
 )
 from ledger.errors import NotFound
+from ledger.events import OperationBooked
 from projections.pages import Page, checked_limit, page_of, read_cursor
 from projections.positions import select_head
 from projections.repair_orders import GivenVoucher
@@ -123,8 +125,10 @@ def propose_override(
     date = accounting_date or dating.accounting_date or business_date
     given = GivenVoucher(date, tuple(on_parts(lines, explained.operation)))
     chart = chart_below(rulesets, explained.operation, below)
-    refusal = refused_override(given, explained.operation, chart) or refused_date(
-        rulesets, given, explained.operation, below
+    refusal = (
+        refused_override(given, explained.operation, chart)
+        or refused_date(rulesets, given, explained.operation, below)
+        or _refused_future(rulesets, date, explained.operation, below)
     )
     if refusal is not None:
         raise DecisionRefused("override_refused", refusal)
@@ -137,6 +141,16 @@ def propose_override(
         note=note,
     )
     return override_id, overriding_voucher(book_id, 0, given, explained.operation)
+
+
+def _refused_future(
+    rulesets: PublishedRulesets, date: str, operation: OperationBooked, below: int
+) -> str | None:
+    """Say that a date has not begun: a mistyped year would keep the voucher out of every sheet."""
+    open_date = rulesets.calendar.date_below(DAY, operation.book_id, below)
+    if open_date is None or date <= max(open_date, operation.business_date):
+        return None
+    return f"{date} has not begun: the open day is {open_date}"
 
 
 def approve_override(

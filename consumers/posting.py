@@ -33,11 +33,8 @@ from projections.outcomes import (
     update_in_tx,
     write_amounts,
 )
+from projections.parked_reasons import BEHIND_ORIGINAL, UNKNOWN_RULESET
 from projections.rulesets import PublishedRulesets
-
-REFUSED_BY_DATABASE = "refused_by_database"
-UNKNOWN_RULESET = "unknown_ruleset"
-BEHIND_ORIGINAL = "behind_original"
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):

@@ -37,9 +37,11 @@ from projections.parked import (
 )
 from projections.positions import select_head
 from projections.repair_orders import select_order_at, select_performed
-from projections.rulesets import PublishedRulesets, load_rulesets
+from projections.rulesets import PublishedRulesets, load_rulesets, select_publications
 
 PAGE = 1000
+HASH_SHOWN = 12
+IDS_SHOWN = 20
 SELECT_OUTCOMES = """
     SELECT operation_id, status, reason, detail, attempt_position FROM outcomes
     WHERE book_id = %s AND operation_id = ANY(%s) ORDER BY position
@@ -292,6 +294,31 @@ def wait_until_performed(
     return True
 
 
+def published_hash(conn: Connection[Any], book_id: str, given: str) -> str:
+    """Give the hash of a book's published ruleset by it or its beginning; raises NotFound.
+
+    An order by rules that nobody has published could only park again what it names.
+    """
+    known = {published.ruleset_hash for published in select_publications(conn, book_id)}
+    meant = [each for each in known if given and each.startswith(given)]
+    if len(meant) != 1:
+        words = ", ".join(sorted(each[:HASH_SHOWN] for each in known)) or "none"
+        how = "no" if not meant else "more than one"
+        raise NotFound(f"{how} published ruleset begins with {given!r}; published: {words}")
+    return meant[0]
+
+
+def require_in_books(
+    conn: Connection[Any], book_id: str, operation_ids: Sequence[str]
+) -> list[Repaired]:
+    """Say how named operations stand; raises NotFound for any that the books do not have."""
+    standing = select_repaired(conn, book_id, operation_ids)
+    missing = sorted(set(operation_ids) - {each.operation_id for each in standing})
+    if missing:
+        raise NotFound(f"not in the books (of book {book_id}): {', '.join(missing[:IDS_SHOWN])}")
+    return standing
+
+
 def select_repaired(
     conn: Connection[Any], book_id: str, operation_ids: Sequence[str]
 ) -> list[Repaired]:
@@ -307,7 +334,9 @@ def explain(
     wanted = ParkedFilter(operation_ids=(operation_id,))
     found = select_parked(conn, book_id, wanted, now=now, limit=1).items
     if not found:
-        raise NotFound(f"operation {operation_id} is neither parked nor waiting")
+        standing = select_repaired(conn, book_id, [operation_id])
+        how = f"it is {standing[0].status}" if standing else "it is not in the books"
+        raise NotFound(f"operation {operation_id} is neither parked nor waiting: {how}")
     operation = select_operations(conn, [found[0].position])[found[0].position]
     (tried,) = try_dry(conn, book_id, wanted)
     return Explanation(

@@ -49,6 +49,7 @@ from projections.outcomes import (
     select_missed,
     select_standings,
 )
+from projections.parked_reasons import OVERRIDE_REFUSED
 from projections.periods import lock_due_cut_in_tx, perform_cut_in_tx
 from projections.positions import select_visible
 from projections.repair_orders import (
@@ -61,7 +62,6 @@ from projections.rulesets import PublishedRulesets, load_rulesets
 
 Said = tuple[str, str, str, str, int]  # account, side, subject, currency, amount
 OVERRIDE_RULE = "override"
-OVERRIDE_REFUSED = "override_refused"
 
 
 def wake_in_tx(

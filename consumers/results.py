@@ -206,6 +206,7 @@ class ResultsReader:
         if offsets:
             self._apply(results, offsets)
         for place, error in stuck.items():
+            self._counts.failures += 1  # again at each look: the alarm lasts as long as it stands
             log.error("results_partition_stopped", error=words_of(error))
             self._held.hold(place, error.at_offset)
 

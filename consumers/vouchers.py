@@ -28,7 +28,6 @@ from accounting.decided import (
 )
 from consumers.messages import Booked, Decided
 from consumers.posting import (
-    REFUSED_BY_DATABASE,
     Attempt,
     Refused,
     Settled,
@@ -52,6 +51,7 @@ from projections.outcomes import (
     select_standings,
 )
 from projections.parked import insert_issues_in_tx
+from projections.parked_reasons import REFUSED_BY_DATABASE
 from projections.periods import insert_period_decision_in_tx, remember
 from projections.repair_orders import (
     insert_override_in_tx,

@@ -18,6 +18,7 @@ from psycopg import Connection
 
 from ledger.events import OperationBooked
 from projections.pages import Page, checked_limit, page_of, read_cursor
+from projections.parked_reasons import require_meant
 from projections.tables import json_rows
 
 # An operation's account is known by its legs in the log; what was redirected to suspense is
@@ -258,7 +259,10 @@ class _IssueRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class ParkedFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which parked and waiting operations are meant; None means any."""
+    """Which parked and waiting operations are meant; None means any.
+
+    Raises InvalidRequest for a reason, business type or range of dates that cannot be.
+    """
 
     status: str | None = None
     reason: str | None = None
@@ -267,6 +271,9 @@ class ParkedFilter(msgspec.Struct, frozen=True, kw_only=True):
     to_date: str | None = None
     account: str | None = None
     operation_ids: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        require_meant(self.reason, self.business_type, self.from_date, self.to_date)
 
 
 def insert_issues_in_tx(

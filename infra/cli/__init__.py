@@ -6,6 +6,7 @@ no error a user can cause shows a traceback.
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -165,8 +166,13 @@ def words_of(error: BaseException) -> str:
         return f"settings: {'; '.join(map(_wrong_setting, error.errors()))}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    code = getattr(error, "code", "") or type(error).__name__
+    code = getattr(error, "code", "") or _code_of(type(error).__name__)
     return f"{code}: {getattr(error, 'detail', '') or error}"
+
+
+def _code_of(class_name: str) -> str:
+    """Say a class that has no code of its own in the words of those that have: relay_refused."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
 
 
 def _wrong_setting(wrong: ErrorDetails) -> str:

@@ -18,6 +18,7 @@ from infra.cli.console import Json, money, out, progress_bar, show_json, show_pa
 from infra.cli.context import connected, database, settings_in_use
 from infra.cli.exit_codes import ExitCode
 from infra.cli.operation_text import instant_of
+from ledger.audit import DigestUnreadable
 from ledger.deadlines import DEADLINES
 from ledger.failover import CommittingConnection
 from ledger.priority import after_postings, server_goes_after_postings
@@ -54,7 +55,7 @@ def verify_command(
       daybook audit verify
       daybook audit verify --against digest.txt --json
     """
-    kept = None if against is None else audit.digest_from_line(_line_of(against))
+    kept = None if against is None else _digest_of(against)
     with database(settings_in_use(ctx)) as url:
         verdict = verify(url, digest=kept)
     if as_json:
@@ -174,6 +175,14 @@ def digest_command(ctx: typer.Context, _as_json: Json = False) -> None:
     """
     with connected(settings_in_use(ctx), CommittingConnection) as conn:
         typer.echo(audit.digest(conn).line())  # the same with and without --json
+
+
+def _digest_of(against: str) -> audit.Digest:
+    """Read the kept digest; one that cannot be read is wrong usage and says nothing of the log."""
+    try:
+        return audit.digest_from_line(_line_of(against))
+    except (DigestUnreadable, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--against {against[:200]}: {error}") from error
 
 
 def _line_of(against: str) -> str:

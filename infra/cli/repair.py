@@ -10,9 +10,10 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from psycopg import Connection
 
 from accounting.voucher import Voucher
 from consumers import repair
@@ -29,6 +30,8 @@ from infra.cli.repair_words import (
     voucher_rows,
 )
 from infra.decision_log import decision_log
+from ledger.books import select_book
+from ledger.errors import InvalidRequest
 from projections.parked import (
     Original,
     ParkedCount,
@@ -93,6 +96,7 @@ def list_parked(
     wanted = wanted_of(reason, kind, from_date, to_date, account)
     now = dt.datetime.now(dt.UTC)
     with database(settings) as url, connect_to(url) as conn:
+        select_book(conn, settings.book)
         counts = count_parked(conn, settings.book, wanted, now=now)
         asides = select_set_asides(conn).items
         if as_json and summary:
@@ -229,7 +233,8 @@ def retry(
     to_date: To = None,
     account: Account = None,
     ruleset_hash: Annotated[
-        str | None, typer.Option("--rules", help="Use this published ruleset (its hash).")
+        str | None,
+        typer.Option("--rules", help="Use this published ruleset (its hash, or how it begins)."),
     ] = None,
     note: Annotated[str, typer.Option(help="Why; kept in the log.")] = "",
     dry_run: Annotated[
@@ -253,7 +258,10 @@ def retry(
     """
     settings = settings_in_use(ctx)
     wanted = wanted_of(reason, kind, from_date, to_date, account, operation_ids)
+    if limit is not None and not dry_run:
+        raise typer.BadParameter("--limit is of --dry-run: a retry tries all that the filter means")
     with database(settings) as url, connect_to(url) as conn:
+        named, ruleset_hash = _named(conn, settings.book, operation_ids, ruleset_hash)
         if dry_run:
             tried = list(repair.try_dry(conn, settings.book, wanted, ruleset_hash=ruleset_hash))
             _show_tried(tried, SHOWN if limit is None else limit, as_json=as_json)
@@ -272,7 +280,18 @@ def retry(
                 note=note,
                 progress=bar.reach,
             )
-    _show_repaired(report, as_json=as_json)
+    _show_repaired(report, named, as_json=as_json)
+
+
+def _named(
+    conn: Connection[Any], book_id: str, operation_ids: list[str] | None, ruleset_hash: str | None
+) -> tuple[list[repair.Repaired], str | None]:
+    """Say how named operations stand, and the whole hash; raises NotFound for what nobody knows."""
+    select_book(conn, book_id)
+    if ruleset_hash is not None:
+        ruleset_hash = repair.published_hash(conn, book_id, ruleset_hash)
+    standing = repair.require_in_books(conn, book_id, operation_ids) if operation_ids else []
+    return standing, ruleset_hash
 
 
 def _show_tried(tried: list[repair.Tried], limit: int, *, as_json: bool) -> None:
@@ -299,12 +318,15 @@ def _tried_rows(item: repair.Tried) -> Iterator[tuple[object, ...]]:
             name = ("", "")
 
 
-def _show_repaired(report: repair.RetryReport, *, as_json: bool) -> None:
+def _show_repaired(
+    report: repair.RetryReport, named: list[repair.Repaired], *, as_json: bool
+) -> None:
     open_still = report.count("parked") + report.count("waiting")
     if as_json:
         show_json(report)
     elif not report.operations:
-        out().print("nothing is parked that could be tried", markup=False)
+        stand = "".join(f"; {each.operation_id} is {each.status}" for each in named)
+        out().print(f"nothing is parked that could be tried{stand}", markup=False)
     else:
         statuses = ("vouchered", "non_posting", "parked", "waiting")
         counts = ", ".join(f"{report.count(status):,} {status}" for status in statuses)
@@ -385,12 +407,15 @@ def wanted_of(
     account: str | None,
     operation_ids: list[str] | None = None,
 ) -> ParkedFilter:
-    """Make the filter that options mean."""
-    return ParkedFilter(
-        reason=reason,
-        business_type=kind,
-        from_date=None if from_date is None else from_date.date().isoformat(),
-        to_date=None if to_date is None else to_date.date().isoformat(),
-        account=account,
-        operation_ids=tuple(operation_ids) if operation_ids else None,
-    )
+    """Make the filter that options mean; what cannot be meant is wrong usage."""
+    try:
+        return ParkedFilter(
+            reason=reason,
+            business_type=kind,
+            from_date=None if from_date is None else from_date.date().isoformat(),
+            to_date=None if to_date is None else to_date.date().isoformat(),
+            account=account,
+            operation_ids=tuple(operation_ids) if operation_ids else None,
+        )
+    except InvalidRequest as error:
+        raise typer.BadParameter(error.detail) from error

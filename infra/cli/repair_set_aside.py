@@ -60,6 +60,8 @@ def set_aside_command(
       daybook set-aside 2 --reason "truncated by a broken disk"
       daybook set-aside --topic ledger.operations --partition 2 --offset 17 --reason foreign
     """
+    if not reason.strip():
+        raise typer.BadParameter("--reason is kept in the log: say why")
     settings = settings_in_use(ctx)
     with database(settings) as url, connect_to(url) as conn:
         maker = principal_of(conn, settings, key, "repair")

@@ -21,6 +21,7 @@ from infra.cli.serving import MetricsPort, ParentPid, begin, working
 from infra.logs import set_up_logs
 from infra.schema_check import refuse_schema
 from infra.settings import Settings
+from ledger.books import select_book
 from ledger.priority import after_postings
 from projections.sweeps import Sweep
 from projections.tables import connect_to
@@ -123,6 +124,8 @@ def _sweep_once(
             connect_to(url) as beside,
             progress_bar("sweeping") as bar,
         ):
+            if selection.book_id is not None:
+                select_book(conn, selection.book_id)
             sweeper = Sweeper(
                 conn,
                 deliver_in_tx=deliver_on(settings.bus) if heal else None,

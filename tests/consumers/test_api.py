@@ -288,6 +288,37 @@ def test_parked_operations_are_filtered_and_counted_with_age_and_amount(
     assert none == {"counts": [], "items": [], "next_cursor": None}
 
 
+@pytest.mark.parametrize(
+    ("wanted", "field"),
+    [
+        ({"reason": "norule"}, "reason"),
+        ({"business_type": "paymnet"}, "business_type"),
+        ({"from": "2026-02-02", "to": "2026-02-01"}, "to"),
+    ],
+)
+def test_a_filter_that_cannot_be_meant_is_refused_by_name(
+    repairing: Repairing, wanted: dict[str, str], field: str
+) -> None:
+    for answer in (
+        repairing.api.get("/v1/parked", **wanted),
+        repairing.api.post("/v1/repairs", wanted),
+    ):
+        told = answer.json()
+        assert (answer.status_code, told["code"]) == (400, "invalid_parameter"), told
+        assert told["field"] == field
+
+
+def test_an_order_by_rules_that_nobody_published_is_refused(repairing: Repairing) -> None:
+    repairing.park("rules-1")
+    wanted = {"operation_ids": ["rules-1"], "ruleset_hash": "deadbeef"}
+    position = repairing.api.position()
+
+    refused = [repairing.api.post("/v1/repairs", wanted, dry_run=dry) for dry in ("true", "false")]
+
+    assert [each.json()["code"] for each in refused] == ["not_found", "not_found"]
+    assert repairing.api.position() == position
+
+
 def test_set_aside_messages_are_listed_with_their_raw_bytes(repairing: Repairing) -> None:
     api = repairing.api
     position = repairing.written.decide(

@@ -274,3 +274,16 @@ def test_a_dry_run_after_the_cut_says_that_it_would_date_into_the_open_day(
 
     assert payment_tried.detail == f"dated into the open day {NEXT}: {DAY} is cut"
     assert {voucher.accounting_date for voucher in payment_tried.vouchers} == {NEXT}
+
+
+def test_an_override_cannot_be_dated_into_a_day_that_has_not_begun(database_url: str) -> None:
+    a_day_without_payments(database_url)
+
+    with (
+        decision_log(database_url) as decisions,
+        connect_to(database_url) as conn,
+        pytest.raises(DecisionRefused, match=f"2062-01-31 has not begun: the open day is {NEXT}"),
+    ):
+        propose_override(
+            conn, decisions, BOOK, "p-1", lines(), accounting_date="2062-01-31", maker="alice"
+        )

@@ -17,6 +17,7 @@ from psycopg import OperationalError
 
 from consumers.lost_results import resend_results
 from consumers.results import (
+    ResultsCounts,
     insert_outbox_in_tx,
     pack_results,
     results_producer,
@@ -309,3 +310,19 @@ def truncate(bootstrap: str, topic: str) -> None:
     admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","))
     admin.delete_records(ends)
     admin.close()
+
+
+def test_a_results_partition_that_stands_is_counted_as_failing_as_long_as_it_does(
+    database_url: str, kafka_bootstrap: str, topic_name: str
+) -> None:
+    """Nothing but a line of the log said so: the alarm goes by this count."""
+    written = WrittenLog(database_url)
+    written.publish()
+    relay_all(database_url, kafka_bootstrap, topic_name)
+    topic, counts = f"{topic_name}.results", ResultsCounts()
+    producer = results_producer(kafka_bootstrap)
+    producer.send(topic, value=b"nobody can read it").get(10)
+    producer.close()
+
+    with results_running(database_url, kafka_bootstrap, topic, counts=counts):
+        wait_until(lambda: counts.failures > 1, "it is counted again at each look")

@@ -110,3 +110,16 @@ def test_every_alarm_says_what_it_means_and_what_to_do() -> None:
         for rule in group["rules"]:
             assert rule["labels"]["severity"] in ("warning", "critical")
             assert set(rule["annotations"]) == {"summary", "action"}, rule["alert"]
+
+
+def test_only_processes_that_run_on_the_default_bus_are_scraped(running: Running) -> None:
+    """A target that is never there would keep DaybookProcessGone firing."""
+    jobs = yaml.safe_load((SHIPPED / "prometheus.yaml").read_text())["scrape_configs"]
+    groups = [group["targets"] for job in jobs for group in job["static_configs"]]
+    offsets = [int(target.rpartition(":")[2]) - 9480 for group in groups for target in group]
+    assert len(offsets) > 2
+    base = free_ports()
+    with running(metrics_port=base):
+        for offset in offsets:
+            answer = httpx.get(f"http://127.0.0.1:{base + offset}/metrics", timeout=30)
+            assert "daybook_lag_operations" in answer.text, offset

@@ -84,6 +84,62 @@ def test_the_list_shows_age_reason_amount_and_counts_and_can_be_narrowed(daybook
     assert daybook(*mine, "--from", "yesterday").code == ExitCode.USAGE
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--reason", "norule"), "no_rule, unknown_currency"),
+        (("--type", "paymnet"), "no business type 'paymnet'"),
+        (("--from", "2026-02-02", "--to", "2026-02-01"), "comes before"),
+    ],
+)
+def test_a_filter_that_cannot_be_meant_is_never_answered_with_nothing_is_parked(
+    daybook: Daybook, words: tuple[str, ...], says: str
+) -> None:
+    for command in (("list",), ("retry",), ("retry", "--dry-run")):
+        refused = daybook("repair", *command, *words)
+        assert refused.code == ExitCode.USAGE
+        assert says in refused.err
+
+
+def test_a_book_operation_or_ruleset_nobody_knows_is_refused_before_anything_is_ordered(
+    daybook: Daybook,
+) -> None:
+    park(daybook, "C-named", "named-1")
+    mine = ("repair", "retry", "named-1")
+    first = daybook("repair", "explain", "named-1", "--json").json["parked"]
+
+    for words in (
+        ("--book", "nobody", "repair", "list"),
+        ("--book", "nobody", "repair", "retry"),
+        (*mine, "named-2"),
+        (*mine, "named-2", "--dry-run"),
+        (*mine, "--rules", "deadbeef"),
+        (*mine, "--rules", ""),
+        (*mine, "--rules", "deadbeef", "--dry-run"),
+    ):
+        refused = daybook(*words)
+        assert (refused.code, "not_found" in refused.err) == (ExitCode.REFUSED, True), words
+    assert daybook(*mine, "--limit", "1").code == ExitCode.USAGE
+    assert daybook("repair", "explain", "named-1", "--json").json["parked"]["reason"] == "no_rule"
+
+    begins = first["ruleset_hash"][:12]
+    tried = daybook(*mine, "--rules", begins, "--json").json
+    assert [each["reason"] for each in tried["operations"]] == ["no_rule"]
+
+
+def test_an_operation_that_needs_no_retry_is_said_to_be_vouchered(daybook: Daybook) -> None:
+    opened = ("--owner", "U-1", "--type", "customer", "--subject", "2001.01")
+    assert daybook("accounts", "open", "C-fine", *opened).code == ExitCode.OK
+    daybook("post", "recharge", "--credit", "C-fine=1.00", "--id", "fine-1")
+    daybook("trial-balance", "--operation", "fine-1")
+
+    tried = daybook("repair", "retry", "fine-1")
+
+    assert (tried.code, "fine-1 is vouchered" in tried.out) == (ExitCode.OK, True)
+    assert "it is vouchered" in daybook("repair", "explain", "fine-1").err
+    assert "not in the books" in daybook("repair", "explain", "fine-2").err
+
+
 def test_a_dry_run_prints_the_lines_it_would_make_in_major_units(daybook: Daybook) -> None:
     park(daybook, "C-dry", "dry-1")
     mine = ("repair", "retry", "--account", "C-dry")

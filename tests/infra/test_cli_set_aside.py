@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ from kafka import KafkaProducer
 from consumers.loop import ConsumerSettings, run_consumer
 from consumers.set_aside import Place, place_of, select_standing
 from infra.cli.exit_codes import ExitCode
+from ledger.books import open_book
 from ledger.principals import create_key
 from projections.tables import connect_to
 from tests.consumers.caught_up import relay_all, statuses
-from tests.consumers.written_log import WrittenLog
+from tests.consumers.written_log import BOOK, DAY, WrittenLog
 from tests.infra.commands import Daybook, in_this_process
 from tests.waiting import wait_until
 
@@ -76,6 +78,8 @@ def broken_row(database_url: str, written: WrittenLog) -> int:
 def test_on_the_log_bus_the_lane_goes_on_and_the_bytes_are_kept(
     database_url: str, operator: Daybook
 ) -> None:
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        open_book(conn, BOOK, "Main", dt.date.fromisoformat(DAY), principal="alice")
     written = WrittenLog(database_url)
     written.publish()
     broken = broken_row(database_url, written)
@@ -98,6 +102,15 @@ def test_on_the_log_bus_the_lane_goes_on_and_the_bytes_are_kept(
     listed = operator("repair", "list")
     assert listed.code == ExitCode.OK  # nothing is parked: a message waits for nobody
     assert "Messages set aside" in listed.out
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_message_is_not_set_aside_without_a_reason(
+    database_url: str, operator: Daybook, reason: str
+) -> None:
+    place = ("--topic", "log", "--partition", "0", "--offset", "1")
+    refused = operator("set-aside", *place, "--reason", reason)
+    assert (refused.code, "say why" in refused.err) == (ExitCode.USAGE, True)
 
 
 @pytest.mark.parametrize(

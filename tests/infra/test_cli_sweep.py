@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import subprocess
 
+import psycopg
 import pytest
 
 from infra.cli.exit_codes import ExitCode
 from infra.supervisor import program
+from ledger.books import open_book
 from tests.consumers.caught_up import statuses
 from tests.consumers.test_completeness import broken, two_recharges
 from tests.consumers.test_sweeps import one_lost_between, recorded
-from tests.consumers.written_log import DAY
+from tests.consumers.written_log import BOOK, DAY
 from tests.infra.commands import Daybook, Ended
 
 
@@ -68,6 +71,9 @@ def test_a_day_and_a_range_are_swept_alone(database_url: str, daybook: Daybook) 
     two_recharges(database_url)
     broken(database_url, "UPDATE outcomes SET amounts = '{\"CNY\":1}' WHERE position = 6")
 
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        open_book(conn, BOOK, "Main", dt.date.fromisoformat(DAY), principal="alice")
+
     of_range = daybook("sweep", "--from", "1", "--to", "5", "--json")
     of_day = daybook("sweep", "--date", DAY, "--json")
     of_other = daybook("sweep", "--date", "2025-12-31", "--book", "main", "--json")
@@ -80,6 +86,16 @@ def test_a_day_and_a_range_are_swept_alone(database_url: str, daybook: Daybook) 
 @pytest.mark.parametrize("words", [("--from", "9", "--to", "3"), ("--every", "5", "--date", DAY)])
 def test_what_makes_no_sense_is_refused(daybook: Daybook, words: tuple[str, ...]) -> None:
     assert daybook("sweep", *words).code == ExitCode.USAGE
+
+
+def test_a_book_that_is_not_there_is_not_complete(database_url: str, daybook: Daybook) -> None:
+    two_recharges(database_url)
+
+    ended = daybook("sweep", "--book", "nobody")
+
+    assert ended.code == ExitCode.REFUSED
+    assert "no book 'nobody'" in ended.err
+    assert not recorded(database_url)
 
 
 def test_a_database_without_a_schema_is_refused(empty_database_url: str, daybook: Daybook) -> None:
