@@ -37,7 +37,7 @@ from infra.decision_log import decision_log
 from infra.first_start import open_book_with_rules
 from infra.process_metrics import limits_of, metrics_port, process_registry, relay_topic
 from infra.schema_check import SchemaCheck
-from infra.settings import Settings
+from infra.settings import Settings, names_of
 from infra.traces import tracing
 from ledger.admission import Admission, AdmissionCollector, AdmissionLimits, returning_types
 from ledger.api_bridge import EngineBridge, StoreBridge
@@ -273,9 +273,9 @@ def admission_limits(settings: Settings) -> AdmissionLimits:
 
 
 def _open_gate(settings: Settings, url: str, stack: AsyncExitStack) -> BacklogGate:
-    """Start looking at the backlog. Raises `UnknownName` for a type that cannot be held back."""
-    wanted = (name.strip() for name in settings.backlog_types.split(",") if name.strip())
-    gate = BacklogGate(limits_of(settings), held_back_types(load_business_types(), wanted))
+    """Start looking at the backlog; the settings have refused a type that cannot be held back."""
+    held_back = held_back_types(load_business_types(), names_of(settings.backlog_types))
+    gate = BacklogGate(limits_of(settings), held_back)
     watch = BacklogWatch(
         gate, lambda: connect(url, settings, "daybook-backlog"), look_s=settings.backlog_look_s
     )

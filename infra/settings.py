@@ -9,11 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ledger.backlog import held_back_types
+from ledger.business_types import load_business_types
+from ledger.errors import UnknownName
 
 KIB = 1024
 MIB = 1024 * KIB
+
+
+def names_of(listed: str) -> list[str]:
+    """Read a list of names that commas separate."""
+    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 class Settings(BaseSettings):
@@ -236,6 +245,16 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field(
         "console", description="Log lines for people, or one JSON object a line."
     )
+
+    @field_validator("backlog_types")
+    @classmethod
+    def _can_be_held_back(cls, value: str) -> str:
+        """Every process would end by it: said once, before any is started."""
+        try:
+            held_back_types(load_business_types(), names_of(value))
+        except UnknownName as error:
+            raise ValueError(error.detail) from error
+        return value
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Settings:

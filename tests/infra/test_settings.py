@@ -55,6 +55,18 @@ def test_wrong_value_is_refused_by_name(
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("types", "words"),
+    [("payment, refund", "'refund' returns money"), ("paymnet", "nobody declared business type")],
+)
+def test_a_business_type_that_cannot_be_held_back_is_refused_before_anything_starts(
+    types: str, words: str
+) -> None:
+    """The API processes ended by it, one after another, and were started again for ever."""
+    with pytest.raises(ValidationError, match=words):
+        Settings(backlog_types=types)
+
+
 def test_message_too_small_for_two_operations_is_refused() -> None:
     with pytest.raises(ValidationError, match="at least twice"):
         Settings(message_bytes_max=256 * 1024, operation_bytes_max=256 * 1024)
