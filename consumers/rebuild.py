@@ -351,7 +351,11 @@ def compare_with_kept(conn: Connection[Any], schema: str) -> RowDifference | Non
     _refuse_unknown(schema, select_old_schemas(conn))
     tables = set(_sizes(conn, schema))
     if "positions" not in tables:
-        raise InvalidRequest(f"{schema} holds some tables only: they do not say how far they are")
+        words = ",".join(sorted(tables))
+        raise InvalidRequest(
+            f"{schema} holds some tables only, which do not say how far they are; to compare the "
+            f"live ones with the log: daybook rebuild compare --only {words}"
+        )
     row = conn.execute(
         sql.SQL("SELECT min(position) FROM {}.positions").format(sql.Identifier(schema))
     ).fetchone()

@@ -112,11 +112,19 @@ def list_overrides(
                 item["maker"],
                 item["status"],
                 item["checker"],
-                item["decision_note"] or item["note"],
+                _settled(item) or item["decision_note"] or item["note"],
             )
             for item in items
         ],
     )
+
+
+def _settled(item: dict[str, Any]) -> str:
+    """Say that a proposal which waits has nothing to do any more; nobody can approve it then."""
+    status = item["operation_status"]
+    if item["status"] != "proposed" or status in (None, "parked", "waiting"):
+        return ""
+    return f"the operation is {status}: reject this"
 
 
 @override_app.command("show")

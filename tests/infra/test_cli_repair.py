@@ -217,6 +217,23 @@ def test_an_override_from_a_file_needs_two_keys_of_two_principals(
     assert daybook("repair", "override", "show", "nonsense").code == ExitCode.REFUSED
 
 
+def test_a_proposal_that_another_has_overtaken_says_so(daybook: Daybook, tmp_path: Path) -> None:
+    park(daybook, "C-twice", "twice-1")
+    alice = new_key(daybook, "alice", "repair", "read", "approve")
+    bob = new_key(daybook, "bob", "approve", "read")
+    file = tmp_path / "lines.toml"
+    file.write_text(LINES.format(account="C-twice"))
+    propose = ("repair", "override", "propose", "twice-1", "--lines", str(file), "--key", alice)
+    one, other = [daybook(*propose, "--json").json["override_id"] for _ in range(2)]
+
+    assert "reject this" not in daybook("repair", "override", "list").out
+    assert daybook("repair", "override", "approve", one, "--key", bob).code == ExitCode.OK
+    assert "the operation is vouchered: reject this" in daybook("repair", "override", "list").out
+    gone = daybook("repair", "override", "reject", other, "--note", "overtaken", "--key", bob)
+    assert gone.code == ExitCode.OK, gone.err
+    assert daybook("repair", "override", "list", "--json").json == []
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
