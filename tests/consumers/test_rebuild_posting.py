@@ -12,7 +12,7 @@ from infra.audit import verify
 from infra.decision_log import decision_log
 from infra.first_start import publish_first_rules
 from ledger.operation import Answer
-from projections.positions import select_head, select_visible
+from projections.positions import select_head, select_lanes, select_visible
 from projections.tables import connect_to
 from tests.consumers.caught_up import statuses
 from tests.consumers.test_outcomes import identity_of
@@ -77,6 +77,8 @@ def test_nothing_is_lost_or_doubled_when_books_are_swapped_under_load(database_u
         posting = Posting(ledger)
         posting.start()
         consuming.start()
+        with connect_to(database_url) as conn:
+            wait_until(lambda: select_lanes(conn), "the consumer has begun")
 
         def post_more(_step: str) -> None:
             posting.more()

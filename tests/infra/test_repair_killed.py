@@ -20,6 +20,7 @@ from projections.tables import connect_to
 from tests.consumers.caught_up import consume_log, log_consumer, statuses
 from tests.consumers.test_outcomes import identity_of, payment, rules_without
 from tests.consumers.written_log import WrittenLog
+from tests.ledger.booking import open_test_book
 from tests.waiting import wait_until
 
 OPERATIONS = 2_500  # three orders
@@ -55,6 +56,7 @@ def test_a_retry_killed_midway_is_resumed_beside_another_and_everything_is_repai
     database_url: str, tmp_path: Path
 ) -> None:
     # given thousands parked, their rule published since
+    open_test_book(database_url)
     written = WrittenLog(database_url)
     written.publish(rules_without("payment"))
     written.commit(*(payment(written, f"p-{number}") for number in range(OPERATIONS)))
