@@ -122,10 +122,10 @@ def test_only_processes_that_run_on_the_default_bus_are_scraped(running: Running
     with running(metrics_port=base):
         for offset in offsets:  # the API is ready before the others have begun
             address = f"http://127.0.0.1:{base + offset}/metrics"
-            wait_until(lambda: "daybook_lag_operations" in exposed(address), address)  # noqa: B023
+            wait_until(lambda: "daybook_lag_operations" in told_at(address), address)  # noqa: B023
 
 
-def exposed(address: str) -> str:
+def told_at(address: str) -> str:
     """What a process says of itself; nothing before it listens."""
     with contextlib.suppress(httpx.ConnectError):
         return httpx.get(address, timeout=30).text
