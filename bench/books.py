@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from bench.books_ceiling import copy_book_commits, select_book_commits
+from bench.books_ceiling import copy_commits, select_book_commits
 from bench.documents import Documents
 from bench.http_single import POSTINGS
 from bench.load import Plan, Report, post_load
@@ -81,7 +81,7 @@ def run_on_log(run: Run) -> None:
     ):
 
         def ceiling_per_s(after: int) -> float:
-            seconds = copy_book_commits(equal, select_book_commits(watcher, after))
+            seconds = copy_commits(equal, select_book_commits(watcher, after))
             return run.scale.drain_operations / seconds
 
         for number in range(run.scale.rounds):

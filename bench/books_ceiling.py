@@ -8,6 +8,7 @@ sending is timed. Balances, totals and statuses, which are sums, are left out.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -32,7 +33,7 @@ def select_book_commits(conn: psycopg.Connection[Any], after: int) -> list[Commi
     return [[(table, _packed(conn, table, after, xid)) for table in TABLES] for (xid,) in commits]
 
 
-def copy_book_commits(conn: psycopg.Connection[Any], commits: list[Commit]) -> float:
+def copy_commits(conn: psycopg.Connection[Any], commits: Sequence[Commit]) -> float:
     """Write the commits, each in its own transaction; return the seconds that took."""
     started = time.perf_counter()
     with conn.cursor() as cursor:

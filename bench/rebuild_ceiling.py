@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from bench.books_ceiling import Commit, copy_commits
 from consumers.shadow import CREATE_TABLES, drop_schema
 from projections.bare_tables import LONG_TABLES, put_back_beside, take_off_indexes
 from projections.positions import select_visible
@@ -28,9 +29,6 @@ COPY_OUT = """
     COPY (SELECT * FROM {table} WHERE position > {after} AND position <= {through})
     TO STDOUT (FORMAT BINARY)
 """
-COPY_IN = "COPY {table} FROM STDIN (FORMAT BINARY)"
-
-Stretch = list[tuple[str, bytes]]  # table and what is copied into it
 
 
 def rebuild_ceiling_s(url: str) -> float:
@@ -52,10 +50,10 @@ def rebuild_ceiling_s(url: str) -> float:
             drop_schema(conn, SCHEMA)
 
 
-def _packed(conn: psycopg.Connection[Any]) -> Iterator[Stretch]:
+def _packed(conn: psycopg.Connection[Any]) -> Iterator[Commit]:
     visible = select_visible(conn)
     for after in range(0, visible, ROWS_PER_STRETCH):
-        stretch: Stretch = []
+        stretch: Commit = []
         for table in LONG_TABLES:
             statement = sql.SQL(COPY_OUT).format(
                 table=sql.Identifier(LIVE_SCHEMA, table),
@@ -67,12 +65,7 @@ def _packed(conn: psycopg.Connection[Any]) -> Iterator[Stretch]:
         yield stretch
 
 
-def _send(url: str, stretches: Sequence[Stretch]) -> None:
-    with connect_to(url, SCHEMA) as conn, conn.cursor() as cursor:
+def _send(url: str, stretches: Sequence[Commit]) -> None:
+    with connect_to(url, SCHEMA) as conn:
         write_behind(conn)
-        for stretch in stretches:
-            with conn.transaction():
-                for table, packed in stretch:
-                    statement = sql.SQL(COPY_IN).format(table=sql.Identifier(table))
-                    with cursor.copy(statement) as copy:
-                        copy.write(packed)
+        copy_commits(conn, stretches)
