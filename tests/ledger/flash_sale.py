@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from ledger import operation as op
+from ledger.errors import BufferFull
 from tests.ledger import builders as b
 from tests.ledger.booking import Ledger, running_ledger
 
@@ -22,6 +24,8 @@ PRICE_MINOR, FEE_MINOR = 100, 3
 NET_MINOR = PRICE_MINOR - FEE_MINOR
 REFUNDED_EVERY = 100
 BUFFER_MS = 100
+TRIES = 600
+TRY_AGAIN_S = 0.1
 
 
 def prepare(ledger: Ledger) -> None:
@@ -59,12 +63,25 @@ def sales(no: int) -> list[op.Submission]:
     return [sale, refund]
 
 
+def answered(ledger: Ledger, submitted: op.Submission) -> op.Answer:
+    """The answer to an operation, asked for again while its buffer is full."""
+    for _ in range(TRIES):
+        try:
+            return ledger.answer(submitted)
+        except BufferFull:
+            time.sleep(TRY_AGAIN_S)
+    return ledger.answer(submitted)
+
+
 def sell(ledger: Ledger, first: int, last: int, tell: Callable[[op.Answer], None]) -> None:
-    """Sell numbers `first` up to `last` from several callers; each waits for its answer."""
+    """Sell numbers `first` up to `last` from several callers; each waits for its answer.
+
+    A caller who is pushed back, as a busy machine does it, comes again with the same operation.
+    """
 
     def one(no: int) -> None:
         for each in sales(no):
-            tell(ledger.answer(each))
+            tell(answered(ledger, each))
 
     with ThreadPoolExecutor(CALLERS) as callers:
         for done in callers.map(one, range(first, last)):
