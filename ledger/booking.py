@@ -35,7 +35,8 @@ from ledger.errors import (
     LogCorrupt,
     StoreUnavailable,
 )
-from ledger.heads import HeadCache, write_heads_in_tx, write_money_in_tx
+from ledger.head_cache import HeadCache, warm
+from ledger.heads import write_heads_in_tx, write_money_in_tx
 from ledger.job import Decided, Job, Loaded, Missing, Recorded, answer_of
 from ledger.loading import Wanted, load_in_tx
 from ledger.log import Log, LogEnd, Sealed, seal_rows
@@ -117,6 +118,13 @@ class Booker:
         self._look_ups_left = 0
         self._company_left = 0
         self._clock_read: tuple[dt.datetime, float] | None = None
+
+    def warm(self) -> None:
+        """Read what was in use when the log ended; whatever goes wrong shows when it is needed."""
+        try:
+            warm(self.connection(), self.log, self._heads)
+        except (psycopg.Error, OSError):
+            self.drop_connection()
 
     def book(self, jobs: list[Job]) -> list[Results | LedgerError]:
         """Book jobs of one book as one transaction; raise only what stops the engine."""

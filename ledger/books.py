@@ -22,7 +22,8 @@ from ledger.codec import book_stream, row_of
 from ledger.errors import DayRefused, InvalidRequest, NotFound
 from ledger.events import BookOpened, DayOpened
 from ledger.failover import require_commits
-from ledger.heads import HeadCache, write_heads_in_tx
+from ledger.head_cache import HeadCache
+from ledger.heads import write_heads_in_tx
 from ledger.job import Decided, Job, Missing
 from ledger.loading import Wanted, load_in_tx
 from ledger.log import Log, LogEnd

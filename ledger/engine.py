@@ -173,6 +173,7 @@ class Engine:
             ticket.settle(self._stopping)
 
     def _book_until_stopped(self) -> None:
+        self._booker.warm()
         self._sweep()
         while True:
             if self._ahead.busy and self._queued < OVERLAP_SIZE_MIN:

@@ -1,9 +1,8 @@
 """Heads and their details in PostgreSQL: read and written under the log's lock.
 
 Invariant: every row here equals the fold of its account's stream; only the engine writes it,
-in the transaction that appends the events, under the commit-order lock. Rule (heads): what a
-decision reads is current, because it was read, or its version was compared, under that lock,
-or nobody else has sealed a commit since this process read it.
+in the transaction that appends the events, under the commit-order lock. Which heads in memory
+are as good as these rows is said in `ledger/head_cache.py`.
 """
 
 from __future__ import annotations
@@ -36,9 +35,6 @@ HEAD_COLUMNS = """
 SELECT_HEADS = (
     "SELECT" + HEAD_COLUMNS + "FROM ledger.accounts WHERE account_id = ANY(%s) ORDER BY account_id"
 )
-SELECT_VERSIONS = """
-    SELECT number, version FROM ledger.accounts WHERE account_id = ANY(%s)
-"""
 SELECT_HOLDS = """
     SELECT account_id, hold_id, amount, operation_id, payout, expires_at
     FROM ledger.holds WHERE account_id = ANY(%s) ORDER BY account_id, hold_id
@@ -163,110 +159,29 @@ def account_uuid(book_id: str, number: str) -> uuid.UUID:
     return uuid.UUID(bytes=account_stream(book_id, number))
 
 
-class HeadCache:
-    """Heads this process has read or written, and the seal they are proved up to.
-
-    While the log's last seal is still ours, no other engine has committed and every proved
-    head is current. Another seal there starts a new epoch: heads of older epochs count again
-    only after their versions were compared (every change of a head raises its version).
-    """
-
-    def __init__(self, size_max: int = 200_000) -> None:
-        self._heads: dict[tuple[str, str], tuple[Account, int]] = {}
-        self._size_max = size_max
-        self._days: dict[str, tuple[str, str | None]] = {}
-        self._seal = b""
-        self._epoch = 0
-
-    def enter(self, seal: bytes) -> None:
-        """Take note of the log's last seal, read under its lock."""
-        if seal != self._seal:
-            self._seal = seal
-            self._epoch += 1
-            self._days.clear()
-
-    def committed(self, seal: bytes, touched: Iterable[Account]) -> None:
-        """Keep the heads that our own commit wrote; its seal is now the last one."""
-        self._seal = seal
-        self.put_all(touched)
-
-    def withdraw(self, guessed: Iterable[Account]) -> None:
-        """Drop heads that were kept before their commit; of the others, compare versions."""
-        for account in guessed:
-            self._heads.pop((account.book_id, account.number), None)
-        self._seal = b""
-
-    def day(self, book_id: str) -> tuple[str, str | None] | None:
-        """Return a book's open day and the day it is closed through, if proved current."""
-        return self._days.get(book_id)
-
-    def put_day(self, book_id: str, day: tuple[str, str | None]) -> None:
-        """Keep a book's days; `DayOpened` is a commit, so its seal ends them."""
-        self._days[book_id] = day
-
-    def current(self, book_id: str, number: str) -> Account | None:
-        """Return a head that is proved current, else None."""
-        found = self._heads.get((book_id, number))
-        return found[0] if found is not None and found[1] == self._epoch else None
-
-    def seen(self, book_id: str, number: str) -> Account | None:
-        """Return a head as last seen, which may be stale."""
-        found = self._heads.get((book_id, number))
-        return found[0] if found is not None else None
-
-    def put_all(self, accounts: Iterable[Account]) -> None:
-        """Keep current heads; when full, forget everything (the next batches read again)."""
-        if len(self._heads) > self._size_max:
-            self._heads.clear()
-        epoch = self._epoch
-        self._heads.update({(a.book_id, a.number): (a, epoch) for a in accounts})
-
-
-def current_accounts_in_tx(
-    cursor: Cursor[Any], book_id: str, numbers: Iterable[str], cache: HeadCache
-) -> dict[str, Account | None]:
-    """Return accounts by number, None for those that do not exist. Needs the log's lock.
-
-    Each is proved current: nobody else committed since it was cached, or its version is the
-    database's, or it is read now.
-    """
-    accounts: dict[str, Account | None] = {n: cache.current(book_id, n) for n in numbers}
-    unproved = [number for number, account in accounts.items() if account is None]
-    if not unproved:
-        return accounts
-    unread = [number for number in unproved if cache.seen(book_id, number) is None]
-    doubtful = [number for number in unproved if cache.seen(book_id, number) is not None]
-    if doubtful:
-        ids = uuid_array([account_stream(book_id, number) for number in doubtful])
-        cursor.execute(SELECT_VERSIONS, (ids,), prepare=True, binary=True)
-        for number, version in cursor.fetchall():
-            seen = cache.seen(book_id, number)
-            if seen is not None and seen.version == version:
-                accounts[number] = seen
-            else:
-                unread.append(number)
-    if unread:
-        accounts.update(select_accounts_in_tx(cursor, book_id, unread))
-    cache.put_all(account for n in unproved if (account := accounts[n]) is not None)
-    return accounts
-
-
 def select_accounts_in_tx(
     cursor: Cursor[Any], book_id: str, numbers: Iterable[str]
 ) -> dict[str, Account | None]:
     """Read accounts with their details by number, None for those that do not exist."""
     accounts: dict[str, Account | None] = dict.fromkeys(numbers)
-    ids = uuid_array([account_stream(book_id, number) for number in accounts])
-    cursor.execute(SELECT_HEADS, (ids,), prepare=True, binary=True)
+    found = select_heads_in_tx(cursor, [account_stream(book_id, number) for number in accounts])
+    accounts.update((account.number, account) for account in found)
+    return accounts
+
+
+def select_heads_in_tx(cursor: Cursor[Any], account_ids: Sequence[bytes]) -> list[Account]:
+    """Read accounts of any book with their details, in the order of their ids."""
+    cursor.execute(SELECT_HEADS, (uuid_array(account_ids),), prepare=True, binary=True)
+    heads: list[Account] = []
     detailed: dict[uuid.UUID, Account] = {}
     for row in cursor.fetchall():
         account = account_from_row(row)
-        accounts[account.number] = account
+        heads.append(account)
         if row[_DETAILS] or row[_DETAILS + 1] or row[_DETAILS + 2] or is_buffer(account):
             detailed[row[_DETAILS + 3]] = account
     if detailed:
         _select_details_in_tx(cursor, detailed)
-    return accounts
+    return heads
 
 
 def account_from_row(row: tuple[Any, ...]) -> Account:

@@ -17,7 +17,7 @@ from ledger.buffers import buffer_number
 from ledger.business_types import BusinessTypes
 from ledger.closing import may_be_closed
 from ledger.errors import UnknownName
-from ledger.heads import HeadCache, current_accounts_in_tx
+from ledger.head_cache import HeadCache, current_accounts_in_tx
 from ledger.job import Job, Loaded, Missing, command_account
 from ledger.operation import CloseAccount, OpenAccount, Operation
 from ledger.recall import (

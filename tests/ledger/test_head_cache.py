@@ -1,0 +1,140 @@
+"""Heads read at the start: as good as those of the tables, and only as long as they are.
+
+Method: a booker that has read what was in use, on real PostgreSQL, beside an engine that goes on;
+what it books and what the audit says show which heads it decided on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from ledger.account import Account
+from ledger.audit import verify
+from ledger.booking import Booker, Clocks
+from ledger.business_types import load_business_types
+from ledger.head_cache import RECENT_EVENTS, HeadCache, warm
+from ledger.heads import select_accounts_in_tx
+from ledger.job import Job
+from ledger.log import Log
+from ledger.operation import Answer, Submission
+from tests.ledger.booking import Ledger, running_ledger
+from tests.ledger.builders import BOOK, credit, debit, freeze, hold, post, release
+
+NUMBERS = ["A-1", "A-2", "A-3"]
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Ledger]:
+    """Three accounts: one with a hold, one with an amount frozen, one plain."""
+    with running_ledger(database_url) as ledger:
+        ledger.open(*NUMBERS)
+        ledger.post(*(post("recharge", credit(number, 1_000)) for number in NUMBERS))
+        ledger.answer(post("hold", hold("A-1", 300)))
+        ledger.answer(post("freeze", freeze("A-2", 200)))
+        yield ledger
+
+
+@contextmanager
+def booker_on(ledger: Ledger) -> Iterator[Booker]:
+    """A booker of another process, that has just started."""
+    booker = Booker(
+        lambda: psycopg.connect(ledger.database_url, autocommit=True),
+        load_business_types(),
+        Clocks(),
+        2.0,
+    )
+    booker.warm()
+    try:
+        yield booker
+    finally:
+        booker.drop_connection()
+
+
+def book(booker: Booker, *submissions: Submission) -> list[Answer]:
+    """Book submissions as one batch."""
+    (results,) = booker.book([Job(book_id=BOOK, submissions=submissions)])
+    assert isinstance(results, list)
+    assert all(isinstance(result, Answer) for result in results), results
+    return results  # type: ignore[return-value]
+
+
+def test_what_was_in_use_is_in_memory_with_all_its_details(ledger: Ledger) -> None:
+    cache = HeadCache()
+    with psycopg.connect(ledger.database_url, autocommit=True) as conn:
+        warm(conn, Log(), cache)
+        with conn.cursor() as cursor:
+            stored = select_accounts_in_tx(cursor, BOOK, NUMBERS)
+            last_seal = Log().select_end_in_tx(cursor, BOOK).seal
+    assert {number: cache.current(BOOK, number) for number in NUMBERS} == stored
+    held, frozen = stored["A-1"], stored["A-2"]
+    assert isinstance(held, Account)
+    assert held.holds
+    assert isinstance(frozen, Account)
+    assert frozen.freezes
+    cache.enter(last_seal)  # as the first batch does: nobody has committed since
+    assert cache.current(BOOK, "A-1") == held
+
+
+def test_a_start_reads_only_as_much_as_the_end_of_the_log_says(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert RECENT_EVENTS >= 10_000
+    monkeypatch.setattr("ledger.head_cache.RECENT_EVENTS", 2)  # the freeze's record and its event
+    cache = HeadCache()
+    with psycopg.connect(ledger.database_url, autocommit=True) as conn:
+        warm(conn, Log(), cache)
+    assert [cache.current(BOOK, number) is not None for number in NUMBERS] == [False, True, False]
+
+
+def test_the_first_batch_decides_on_the_heads_read_at_the_start(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_again(*_: object) -> None:
+        raise AssertionError("a head that was in memory is read again")
+
+    monkeypatch.setattr("ledger.head_cache.select_accounts_in_tx", read_again)
+    with booker_on(ledger) as booker:
+        ended, moved = book(
+            booker,
+            post("release", release("A-1", 300)),
+            post("transfer", debit("A-2", 800), credit("A-3", 800)),
+        )
+    assert (ended.status, moved.status) == ("booked", "booked")
+    with psycopg.connect(ledger.database_url) as conn:
+        assert verify(conn).difference is None
+
+
+def test_what_another_engine_booked_since_the_start_is_not_overlooked(ledger: Ledger) -> None:
+    with booker_on(ledger) as booker:
+        ledger.answer(post("transfer", debit("A-3", 900), credit("A-2", 900)))
+        refused, booked = book(
+            booker,
+            post("transfer", debit("A-3", 900), credit("A-2", 900)),
+            post("transfer", debit("A-2", 1_700), credit("A-3", 1_700)),
+        )
+    assert (refused.status, refused.code) == ("rejected", "insufficient_funds")
+    assert booked.status == "booked"
+    with psycopg.connect(ledger.database_url) as conn:
+        assert verify(conn).difference is None
+
+
+def test_a_start_without_a_database_reads_nothing_and_books_later(ledger: Ledger) -> None:
+    down = True
+
+    def connect() -> psycopg.Connection[tuple[object, ...]]:
+        if down:
+            raise psycopg.OperationalError("nobody listens")
+        return psycopg.connect(ledger.database_url, autocommit=True)
+
+    booker = Booker(connect, load_business_types(), Clocks(), 2.0)
+    booker.warm()
+    down = False
+    try:
+        (answer,) = book(booker, post("transfer", debit("A-3", 1), credit("A-2", 1)))
+    finally:
+        booker.drop_connection()
+    assert answer.status == "booked"
