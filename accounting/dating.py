@@ -43,9 +43,9 @@ class Calendar:
         if position in self._positions:
             return
         self._positions.add(position)
-        facts = self._facts.setdefault((kind, book_id), [])
-        facts.append((position, date))
+        facts = [*self._facts.get((kind, book_id), ()), (position, date)]
         facts.sort(reverse=True)
+        self._facts[kind, book_id] = facts  # whole at any time: another thread may be dating
         if kind != DAY:
             self._decided.add(book_id)
 

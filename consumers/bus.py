@@ -26,7 +26,7 @@ from consumers.group import (
     group_consumer,
     seek,
 )
-from consumers.log_rows import select_stretch
+from consumers.log_rows import Stretch, select_stretch
 from consumers.messages import LogRow, Message, Unreadable
 from consumers.set_aside import Place, read_own_message
 from ledger.log import LOG_CHANNEL
@@ -61,6 +61,9 @@ class Bus(Protocol):
 
     def poll(self, timeout_s: float) -> Sequence[Poll | Stuck]:
         """Give the next stretches; waits at most `timeout_s` for the first."""
+
+    def following(self, poll: Poll) -> Poll | None:
+        """Give what comes next after a poll that is not acknowledged yet, if it is at hand."""
 
     def acknowledge(self, poll: Poll) -> None:
         """Say that a poll's effects are committed."""
@@ -98,11 +101,12 @@ class LogBus:
             for _ in self._conn.notifies(timeout=timeout_s, stop_after=1):
                 break
             stretch = select_stretch(self._conn, self._after, rows_max=self._rows_max)
-        if stretch.through == stretch.after:
-            return ()
-        rows = tuple(stretch.rows)
-        ends = (stretch.after, stretch.through)
-        return (Poll(0, *ends, rows, *ends),)
+        found = _poll_of(stretch)
+        return () if found is None else (found,)
+
+    def following(self, poll: Poll) -> Poll | None:
+        """Read on behind it."""
+        return _poll_of(select_stretch(self._conn, poll.through, rows_max=self._rows_max))
 
     def acknowledge(self, poll: Poll) -> None:
         """Continue after the poll."""
@@ -172,6 +176,10 @@ class KafkaBus:
             found += given
         return found
 
+    def following(self, poll: Poll) -> Poll | None:  # noqa: ARG002 - it is in the next poll
+        """Nothing: what the broker gives is given once."""
+        return None
+
     def acknowledge(self, poll: Poll) -> None:
         """Commit the offset after the poll; a partition that has moved is its new owner's."""
         place = TopicPartition(self._topic, poll.lane)
@@ -232,6 +240,13 @@ class KafkaBus:
     def _fits(self, poll: Poll, message: Message) -> bool:
         rows = len(poll.rows) + len(message.rows)
         return message.after <= poll.through and rows <= self._operations_max
+
+
+def _poll_of(stretch: Stretch) -> Poll | None:
+    if stretch.through == stretch.after:
+        return None
+    ends = (stretch.after, stretch.through)
+    return Poll(0, *ends, tuple(stretch.rows), *ends)
 
 
 def _joined(poll: Poll, message: Message, offset: int) -> Poll:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import structlog
 from psycopg import Connection
+from psycopg.errors import UniqueViolation
 
 from accounting.decisions import LOG_TOPIC
+from consumers.ahead import Ahead, Ready
 from consumers.bisection import Refusals, write_bisecting
 from consumers.bus import Bus, Poll, Stuck
 from consumers.log_rows import select_published
@@ -30,11 +33,11 @@ from consumers.messages import (
 from consumers.posting import results_of
 from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
 from consumers.set_aside import is_set_aside, words_of
-from consumers.vouchers import handle_in_tx, prepare
+from consumers.vouchers import Batch, Claim, batch_beyond, handle_in_tx, prepare
 from ledger.errors import LogCorrupt
 from ledger.hops import hops, now_ns, tell
 from ledger.statuses import AccountingResult, apply_results_in_tx
-from projections.outcomes import Outcome, exists_waiter
+from projections.outcomes import Outcome, claim_all_in_tx, claim_in_tx, exists_waiter
 from projections.positions import (
     Lane,
     LanesChanged,
@@ -112,9 +115,11 @@ class Consumer:
         self._head = 0
         self._last_lane = 0
         self._more_due = False
+        self._all_free = True  # as it nearly always is: nothing was claimed before
         self._left_at: dict[int, int] = {}  # where this consumer left each lane
         self.log: LogName = select_log(conn)
         self.rulesets = PublishedRulesets()
+        self._ahead = Ahead(bus, self.rulesets)
         assign_lanes(conn, bus.lanes)
         self._incarnation = max(lane.incarnation for lane in select_lanes(conn))
         load_rulesets(conn, self.rulesets)
@@ -125,14 +130,18 @@ class Consumer:
         Raises psycopg.Error and KafkaError of infrastructure (nothing is half done: call
         `bus.rewind` and step again), LanesChanged (make a new Consumer) and LogCorrupt.
         """
-        given = self.bus.poll(0.0 if self._more_due else timeout_s)
+        ready = self._ahead.take(self._left_at.get(self._last_lane))
+        if ready is not None:
+            given: Sequence[Poll | Stuck] = (ready.poll,)
+        else:
+            given = self.bus.poll(0.0 if self._more_due else timeout_s)
         if given:
             self._failpoint("polled")
         stuck: set[int] = set()
         for each in given:
             if isinstance(each, Stuck):
                 self._stand_before(each)
-            elif each.lane not in stuck and not self._handle(each):
+            elif each.lane not in stuck and not self._handle(each, ready):
                 stuck.add(each.lane)
         return self.perform_due(DUE_PER_STEP) or bool(given)
 
@@ -158,15 +167,23 @@ class Consumer:
                 self.counts.woken += len(woken)
         return performed > 0
 
+    def close(self) -> None:
+        """End what is being made ahead; then the bus may be closed."""
+        self._ahead.close()
+
     # --- a poll ----------------------------------------------------------------------
 
-    def _handle(self, poll: Poll) -> bool:
+    def _handle(self, poll: Poll, ready: Ready | None = None) -> bool:
         """Write a poll into the books; False when its lane is stuck at an unreadable row."""
         self._last_lane = poll.lane
         self._refuse_ahead(poll)
         try:
             self._meet_lane(poll)
-            self._write_rows(poll.lane, poll.rows, poll.through)
+            self._ahead.begin(poll)
+            if ready is not None:
+                self._write(poll.lane, ready.messages, poll.through, ready.batch)
+            else:
+                self._write_rows(poll.lane, poll.rows, poll.through)
         except Unreadable as error:
             self._stand_before(Stuck(poll.lane, error))
             self.bus.rewind()
@@ -191,34 +208,43 @@ class Consumer:
                 raise error from error.__cause__
         self._write(lane, messages, through)
 
-    def _write(self, lane: int, messages: Messages, through: int) -> None:
-        """Write messages in one transaction; a refusal by the database bisects them."""
-
-        def write_in_one(
-            part: Sequence[Booked | Decided], until: int, refusals: Refusals | None
-        ) -> None:
-            self._write_in_one(lane, part, until, refusals)
-            self.counts.refused_by_database += len(refusals or ())
-
-        write_bisecting(write_in_one, messages, through)
-
-    def _write_in_one(
+    def _write(
         self,
         lane: int,
         messages: Sequence[Booked | Decided],
         through: int,
-        refusals: Refusals | None,
+        made: Batch | None = None,
     ) -> None:
+        """Write messages in one transaction; a refusal by the database bisects them.
+
+        `made` is the batch of them all, where it was made ahead.
+        """
+
+        def write_in_one(
+            part: Sequence[Booked | Decided], until: int, refusals: Refusals | None
+        ) -> None:
+            nonlocal made
+            batch, made = made, None
+            if self._all_free:
+                batch = batch or prepare(self.rulesets, part, refusals)
+                with suppress(UniqueViolation):
+                    self._write_in_one(lane, until, batch, claim_all_in_tx)
+                    return
+            batch = prepare(self.rulesets, part, refusals)
+            self._all_free = self._write_in_one(lane, until, batch, claim_in_tx)
+            self.counts.refused_by_database += len(refusals or ())
+
+        write_bisecting(write_in_one, messages, through)
+
+    def _write_in_one(self, lane: int, through: int, batch: Batch, claim: Claim) -> bool:
+        """Write a batch in one transaction; tell whether all of its operations were free."""
         began_ns = now_ns()
-        batch = prepare(self.rulesets, messages, refusals)
         with self.conn.transaction():
             at = self._lock_lane_in_tx(lane)
             if at.position >= through:
-                return
-            if messages and messages[0].position <= at.position:
-                rest = [message for message in messages if message.position > at.position]
-                batch = prepare(self.rulesets, rest, refusals)
-            outcomes = handle_in_tx(self.conn, self.rulesets, batch, lane)
+                return True
+            batch = batch_beyond(batch, at.position)
+            outcomes = handle_in_tx(self.conn, self.rulesets, batch, lane, claim=claim)
             self._deliver_in_tx(self.conn, results_of(outcomes))
             move_lane_in_tx(self.conn, at, through)
             self._failpoint("handled")
@@ -226,6 +252,7 @@ class Consumer:
         self.counts.outcomes += len(outcomes)
         if hops.on:
             self._tell(outcomes, lane, began_ns)
+        return len(outcomes) >= len(batch.attempts)
 
     def _in_lane(
         self,

@@ -132,16 +132,17 @@ def _consume(
             server_goes_after_postings(conn, BOOKS)
             _bound_silence(conn, settings.silence_s)
             deliver = insert_outbox_in_tx if on_kafka else apply_results_in_tx
+            producer = results_producer(settings.bootstrap) if on_kafka else None
             consumer = Consumer(conn, bus, deliver_in_tx=deliver, failpoint=failpoint)
             consumer.counts = counts
-            producer = results_producer(settings.bootstrap) if on_kafka else None
-            while not stop.is_set():
-                began, done = time.monotonic(), counts.operations
-                consumer.step(settings.pause_s)
-                if producer is not None:
-                    send_outbox(conn, producer, settings.results_topic)
-                if counts.operations - done < settings.operations_max // 4:
-                    stop.wait(max(0.0, began + settings.gather_s - time.monotonic()))
+            with contextlib.closing(consumer):
+                while not stop.is_set():
+                    began, done = time.monotonic(), counts.operations
+                    consumer.step(settings.pause_s)
+                    if producer is not None:
+                        send_outbox(conn, producer, settings.results_topic)
+                    if counts.operations - done < settings.operations_max // 4:
+                        stop.wait(max(0.0, began + settings.gather_s - time.monotonic()))
     finally:
         bus.close()
         if producer is not None:

@@ -24,10 +24,10 @@ from psycopg import Connection, errors
 
 from consumers.log_rows import select_published, select_rows_at
 from consumers.messages import Booked, Unreadable
-from consumers.posting import Attempt, Settled, original_names, settle
+from consumers.posting import Attempt, Settled, original_names
 from consumers.set_aside import read_rows
 from consumers.sums import Sums
-from consumers.vouchers import prepare, settle_behind, write_new_in_tx
+from consumers.vouchers import add_new, prepare, settle_behind, write_new_in_tx
 from ledger.errors import LogCorrupt
 from projections.outcomes import (
     WAITING,
@@ -92,17 +92,21 @@ class StretchWriter:
         else:
             rows = select_published(self._conn, stretch.after, stretch.through)
         booked = [each for each in read_rows(self._conn, rows) if isinstance(each, Booked)]
-        attempts = prepare(self._rulesets, booked).attempts
-        standings = self._standings(attempts) if stretch.positions else {}
-        settled, left = settle_behind_known(self._rulesets, attempts, standings)
+        batch = prepare(self._rulesets, booked)
+        left: list[int] = []
+        settled = batch.settled
+        if settled is None:
+            standings = self._standings(batch.attempts) if stretch.positions else {}
+            settled, left = settle_behind_known(self._rulesets, batch.attempts, standings)
         waiting = set(left)
         new = [each for each in booked if each.position not in waiting] if waiting else booked
         try:
             with self._conn.transaction():
                 copy_outcomes_in_tx(self._conn, [each.outcome for each in settled])
-                write_new_in_tx(self._conn, settled, new, self._sums)
+                write_new_in_tx(self._conn, settled, new)
         except (psycopg.DataError, psycopg.IntegrityError, errors.RaiseException):
             return Posted(len(booked), tuple(each.position for each in booked))
+        add_new(self._sums, settled, new)
         if len(self._sums) > SUMS_MAX:
             self.finish()
         return Posted(len(booked), tuple(left))
@@ -122,8 +126,6 @@ def settle_behind_known(
     standings: dict[OperationName, Standing],
 ) -> tuple[list[Settled], list[int]]:
     """Settle what depends on nothing but `standings` and these; name the positions of the rest."""
-    if all(tried.booked.operation.original_operation_id is None for tried in attempts):
-        return [settle(tried, tried.booked.position) for tried in attempts], []
     settled: list[Settled] = []
     left: list[int] = []
     for tried in attempts:

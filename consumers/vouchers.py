@@ -9,7 +9,7 @@ if and only if its outcome was claimed, in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -60,12 +60,20 @@ from projections.repair_orders import (
 )
 from projections.rulesets import PublishedRulesets, insert_rulesets_in_tx
 
+Claim = Callable[[Connection[Any], Sequence[Outcome]], set[int]]
+
 
 class Batch(msgspec.Struct, frozen=True, gc=False):
-    """A stretch of the log, tried: attempts and decisions in order of position."""
+    """A stretch of the log, tried: attempts and decisions in order of position.
+
+    `settled` is there when no operation names an original: then each is as its attempt says.
+    `sums` is what all of these add, where it was added up beforehand; it can be posted once.
+    """
 
     attempts: list[Attempt]
     decided: list[Decided]
+    settled: list[Settled] | None
+    sums: Sums | None = None
 
 
 def prepare(
@@ -86,7 +94,33 @@ def prepare(
     attempts = [attempt(rulesets, booked) for booked in messages if isinstance(booked, Booked)]
     if refusals:
         attempts = [_refused(tried, refusals) for tried in attempts]
-    return Batch(attempts, decided)
+    return _batch(attempts, decided)
+
+
+def _batch(attempts: list[Attempt], decided: list[Decided]) -> Batch:
+    settled = None
+    if all(tried.booked.operation.original_operation_id is None for tried in attempts):
+        settled = [settle(tried, tried.booked.position) for tried in attempts]
+    return Batch(attempts, decided, settled)
+
+
+def batch_beyond(batch: Batch, position: int) -> Batch:
+    """Leave out of a batch what a lane that stands at a position has handled already."""
+    firsts = (tried.booked.position for tried in batch.attempts[:1])
+    if min((*firsts, *(each.position for each in batch.decided[:1])), default=position) > position:
+        return batch
+    decided = [each for each in batch.decided if each.position > position]
+    attempts = [tried for tried in batch.attempts if tried.booked.position > position]
+    return _batch(attempts, decided)
+
+
+def added_up(batch: Batch) -> Batch:
+    """Add up what a batch will write if all of it is new; pure, no SQL."""
+    if batch.settled is None:
+        return batch
+    sums = Sums()
+    add_new(sums, batch.settled, [tried.booked for tried in batch.attempts])
+    return msgspec.structs.replace(batch, sums=sums)
 
 
 def handle_in_tx(
@@ -96,38 +130,48 @@ def handle_in_tx(
     lane: int,
     *,
     late: bool = False,
+    claim: Claim = claim_in_tx,
 ) -> list[Outcome]:
     """Write a batch into the books; return the outcomes that are new or changed.
 
     `late` operations were missing: one with an original that became final after it waits, as it
     would have, for whoever heals to go on from there.
 
+    `claim` writes the outcomes that are free and names their positions.
     The caller holds the lane's row and moves its position in the same transaction.
     """
     keep_decisions_in_tx(conn, batch.decided)
-    settled = _settle_in_tx(conn, rulesets, batch.attempts, late)
-    claimed = claim_in_tx(conn, [each.outcome for each in settled])
-    fresh = [each for each in settled if each.outcome.position in claimed]
-    if not fresh:
+    settled = batch.settled
+    if settled is None:
+        settled = _settle_in_tx(conn, rulesets, batch.attempts, late)
+    claimed = claim(conn, [each.outcome for each in settled])
+    if not claimed:
         return []
+    fresh = [each for each in settled if each.outcome.position in claimed]
     outcomes = [each.outcome for each in fresh]
     new = [tried.booked for tried in batch.attempts if tried.booked.position in claimed]
-    sums = Sums()
-    write_new_in_tx(conn, fresh, new, sums)
+    write_new_in_tx(conn, fresh, new)
+    sums = batch.sums
+    if sums is None or len(fresh) < len(settled):
+        sums = Sums()
+        add_new(sums, fresh, new)
     sums.post_in_tx(conn, lane)
     return outcomes + wake_in_tx(conn, rulesets, final_names(outcomes), lane, late=late)
 
 
-def write_new_in_tx(
-    conn: Connection[Any], fresh: Sequence[Settled], new: Sequence[Booked], sums: Sums
-) -> None:
-    """Write what follows from new outcomes; what is summed is only added to `sums`."""
+def write_new_in_tx(conn: Connection[Any], fresh: Sequence[Settled], new: Sequence[Booked]) -> None:
+    """Write what follows from new outcomes, but for what is summed."""
     entered = [(each.source_position, voucher) for each in fresh for voucher in each.vouchers]
     insert_vouchers_in_tx(conn, entered)
     operations = [(booked.position, booked.operation) for booked in new]
     insert_orders_in_tx(conn, operations)
     insert_issues_in_tx(conn, operations)
-    sums.add([each.outcome for each in fresh], new, (voucher for _, voucher in entered))
+
+
+def add_new(sums: Sums, fresh: Sequence[Settled], new: Sequence[Booked]) -> None:
+    """Add what new outcomes change in the sums."""
+    vouchers = (voucher for each in fresh for voucher in each.vouchers)
+    sums.add([each.outcome for each in fresh], new, vouchers)
 
 
 def keep_decisions_in_tx(conn: Connection[Any], decided: Sequence[Decided]) -> None:
@@ -163,8 +207,6 @@ def _settle_in_tx(
 ) -> list[Settled]:
     """Give each attempt its outcome; one with an original that is not final waits behind it."""
     named = {name for tried in attempts for name in original_names(tried.booked)}
-    if not named:
-        return [settle(tried, tried.booked.position) for tried in attempts]
     standings = select_standings(conn, sorted(named))
     settled: list[Settled] = []
     for tried in attempts:

@@ -9,6 +9,7 @@ together with them, in one transaction.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -149,8 +150,18 @@ def claim_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> set[int]:
     return {row[0] for row in conn.execute(CLAIM, (json_rows(outcomes),))}
 
 
+def claim_all_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> set[int]:
+    """Claim operations as `claim_in_tx` does, at a third of its cost, if every one is free.
+
+    Raises UniqueViolation, and the transaction is lost, if one is not.
+    """
+    if outcomes:
+        copy_outcomes_in_tx(conn, sorted(outcomes, key=_name_of))
+    return {outcome.position for outcome in outcomes}
+
+
 def copy_outcomes_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> None:
-    """Write outcomes that nobody else can have written: a rebuild's, of one stretch of the log."""
+    """Write outcomes that nobody else has written, as it nearly always is."""
     with conn.cursor() as cursor, cursor.copy(COPY_OUTCOMES) as copy:
         for outcome in outcomes:
             copy.write_row(
@@ -245,6 +256,7 @@ def read_amounts(raw: msgspec.Raw) -> dict[str, int]:
     return _decode_amounts(raw)
 
 
+_name_of = attrgetter("book_id", "operation_id")
 _decode_amounts = msgspec.json.Decoder(dict[str, int]).decode
 
 

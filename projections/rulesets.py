@@ -85,9 +85,9 @@ class PublishedRulesets:
         if position in self._positions:
             return
         self._positions.add(position)
-        found = self._of_book.setdefault(book_id, [])
-        found.append((effective_from, position, ruleset))
+        found = [*self._of_book.get(book_id, ()), (effective_from, position, ruleset)]
         found.sort(key=lambda entry: entry[:2], reverse=True)
+        self._of_book[book_id] = found  # whole at any time: another thread may be choosing
 
     def add_published(self, position: int, decision: RulesetPublished) -> None:
         """Compile and remember a publication that has just arrived."""
