@@ -2,7 +2,7 @@
 
 Invariants: who connects and does not send a whole request is cut off in time, so that idle or
 hostile callers never use up what the others need. In an overload a posting that may not wait is
-answered where it is read, before anything is made of it: refusing must cost a fraction of booking.
+answered where it is read, before it is even parsed: refusing must cost a fraction of booking.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from infra.whole_posting import body_of, request_lines
 from ledger.admission import Admission
 from ledger.api import problem_of, problem_reply
 from ledger.api_call import LET_IN
@@ -52,6 +53,7 @@ class ConnectionBounds(msgspec.Struct, frozen=True):
     patience_s: float
     files_kept: int
     refusal: bytes
+    lines: tuple[bytes, ...]  # how postings begin
 
     @property
     def admission(self) -> Admission:
@@ -61,11 +63,18 @@ class ConnectionBounds(msgspec.Struct, frozen=True):
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """uvicorn's protocol with bounds. `_held` has been read up to its body, and is not begun."""
+    """uvicorn's protocol with bounds. `_held` has been read up to its body, and is not begun.
+
+    `_between` is whether the parser stands between two requests; `_has_room` what was said of the
+    posting that is being read, until it begins; `_refused_at` is on the loop's clock.
+    """
 
     bounds: ConnectionBounds
     _overdue: asyncio.TimerHandle | None = None
     _held: RequestResponseCycle | None = None
+    _has_room: bool | None = None
+    _refused_at = 0.0
+    _between = True
     _reads = _began = False
 
     # --- silence --------------------------------------------------------------------------
@@ -83,6 +92,12 @@ class BoundedConnection(HttpToolsProtocol):
         """Note that the head has begun: unless it ends in the same bytes, it is waited for."""
         super().on_message_begin()
         self._began = True
+        self._between = False
+
+    def on_message_complete(self) -> None:
+        """Note that what comes next is another request."""
+        super().on_message_complete()
+        self._between = True
 
     def on_headers_complete(self) -> None:
         """Wait no more: the body has a bound of its own (ledger/api_call.py)."""
@@ -108,15 +123,53 @@ class BoundedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read, then judge the posting that was read whole; what is not whole is judged later."""
+        if self._between and self.bounds.admission.overloaded and self._refuses_unparsed(data):
+            return
         self._reads = True
         super().data_received(data)
         self._reads = False
+        self._has_room = None
         if self._began:
             self._began = False
             self._expect_head()
         if self._held is not None:
             held, self._held = self._held, None
             self._judge(held)
+
+    def _refuses_unparsed(self, data: bytes) -> bool:
+        """Refuse a posting that came whole, alone and after all answers, without parsing it."""
+        cycle: Any = self.cycle  # None before the first request
+        if (cycle is not None and not cycle.response_complete) or self.flow.write_paused:
+            return False
+        body = body_of(data, self.bounds.lines)
+        if body is None:
+            return False
+        admission = self.bounds.admission
+        self._has_room = admission.has_room(partial(waited_s, self.transport))
+        if self._has_room or not admission.refuses(body):
+            return False
+        self._has_room = None
+        self._forget_head()
+        self.server_state.total_requests += 1
+        self.transport.write(self.bounds.refusal)
+        # To cancel and set the timer of an idle connection each time would cost as much as this.
+        self._refused_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._wait_for_next(self.timeout_keep_alive)
+        return True
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that is idle; one that was refused something meanwhile is not yet."""
+        left_s = self._refused_at + self.timeout_keep_alive - self.loop.time()
+        if self._refused_at and left_s > 0:
+            self._wait_for_next(left_s)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _wait_for_next(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
 
     def _judge(self, held: RequestResponseCycle) -> None:
         whole = not held.more_body and held.keep_alive and not self.flow.write_paused
@@ -132,7 +185,9 @@ class BoundedConnection(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
             return
         admission = self.bounds.admission
-        has_room = admission.has_room(partial(waited_s, self.transport))
+        has_room, self._has_room = self._has_room, None
+        if has_room is None:
+            has_room = admission.has_room(partial(waited_s, self.transport))
         if self._reads and not has_room:
             self._held = cycle
             return
@@ -162,7 +217,7 @@ def bounded_connections(
     """Return uvicorn's protocol with bounds, for one application."""
 
     class Connection(BoundedConnection):
-        bounds = ConnectionBounds(app, patience_s, files_kept, refusal())
+        bounds = ConnectionBounds(app, patience_s, files_kept, refusal(), request_lines(app.hot))
 
     return Connection
 

@@ -10,7 +10,6 @@ back outside of an overload, and never what returns money alone, nor a command o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Iterator
 
 import msgspec
@@ -59,8 +58,7 @@ class Admission:
         self.room = limits.requests_free
         self._returning = returning
         # A type as it stands in JSON, or an escape that may spell one.
-        names = "|".join(re.escape(name) for name in sorted(returning))
-        self._may_return = re.compile(rf'"(?:{names})"|\\u'.encode()).search
+        self._words = (*(f'"{name}"'.encode() for name in sorted(returning)), b"\\u")
         self._clock = clock
         self._since: dict[Hashable, float] = {}
         self._answered = 0
@@ -138,6 +136,12 @@ class Admission:
         """Raise `Overloaded` for a job, of one that is inside, which is to come again later."""
         if self._has_more_than(self.room) and not self._keeps_lane(job):
             raise self._refusal()
+
+    def _may_return(self, raw: bytes | bytearray) -> bool:
+        for word in self._words:  # noqa: SIM110 - `any` takes as long again
+            if word in raw:
+                return True
+        return False
 
     def _has_more_than(self, inside: int) -> bool:
         if self.overloaded:
