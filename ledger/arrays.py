@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import psycopg
@@ -99,11 +99,11 @@ def _date_element(date: str | None) -> bytes:
     return struct.pack(">ii", 4, dt.date.fromisoformat(date).toordinal() - _EPOCH)
 
 
-def date_array(dates: Iterable[str | None]) -> DateArray:
+def date_array(dates: Sequence[str | None]) -> DateArray:
     """Pack ISO dates; None becomes NULL."""
-    elements = [_date_element(date) for date in dates]
-    head = _header(len(elements), _DATE, nulls=_NULL in elements)
-    return DateArray(head + b"".join(elements))
+    elements = {date: _date_element(date) for date in set(dates)}  # few of them, often one
+    head = _header(len(dates), _DATE, nulls=None in elements)
+    return DateArray(head + b"".join([elements[date] for date in dates]))
 
 
 class TextArray(PackedArray):

@@ -7,6 +7,9 @@ bytes, so the engine may decide again with a later `booked_at`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import itemgetter
+
 import msgspec
 
 from ledger import events as ev
@@ -17,7 +20,7 @@ from ledger.booked import add_totals, booked_record
 from ledger.buffers import buffer_number, due_at
 from ledger.business_types import BusinessType, BusinessTypes
 from ledger.closing import has_unended, open_below
-from ledger.codec import Row, account_stream, operation_stream, row_of
+from ledger.codec import Row, account_streams, operation_stream, row_of
 from ledger.commands import CommandContext, decide_change, decide_open
 from ledger.errors import (
     BufferFull,
@@ -84,6 +87,7 @@ class _Decider:
         self.types = types
         self.booked_at = booked_at
         self.suspense = SuspenseOf(loaded.book_id, types.suspense_subject)
+        self.streams = account_streams(loaded.book_id)
         self.rows: list[Row] = []
         self.touched: dict[str, Account] = {}
         self.opened: set[str] = set()
@@ -283,8 +287,7 @@ class _Decider:
     ) -> Outcome:
         event = booked_record(submission, operation, context, legs, original, self._account)
         record = self._record(event)
-        for number, account_event in legs.events:
-            self._add_account_event(number, account_event)
+        self._add_account_events(legs.events)
         self.touched.update(legs.accounts)
         if legs.due_at is not None:
             self.apply_at = min(legs.due_at, self.apply_at or legs.due_at)
@@ -306,11 +309,12 @@ class _Decider:
         self.recorded[event.operation_id] = record
         return record
 
-    def _add_account_event(self, number: str, event: ev.AccountEvent) -> None:
-        if type(event) is ev.AccountOpened:
-            self.opened.add(number)
-        stream = account_stream(self.loaded.book_id, number)
-        self.rows.append(row_of(stream, event.version, event))
+    def _add_account_events(self, events: Iterable[tuple[str, ev.AccountEvent]]) -> None:
+        rows, streams = self.rows, self.streams
+        for number, event in events:
+            if type(event) is ev.AccountOpened:
+                self.opened.add(number)
+            rows.append(row_of(streams[number], event.version, event))
 
     def _follow(
         self,
@@ -414,15 +418,15 @@ class _Decider:
                 touched_account(self._whole(after)),
             )
         )
-        self._add_account_event(number, event)
+        self._add_account_events([(number, event)])
         self.touched[number] = after
         return Outcome(record)
 
     def expire_holds(self) -> None:
         """Book the expiry of every loaded hold whose time has come, in account order."""
-        for number, account in sorted(self.loaded.accounts.items()):
-            if account is None or not account.holds:
-                continue
+        loaded = self.loaded.accounts.items()
+        holders = [(n, each) for n, each in loaded if each is not None and each.holds]
+        for number, account in sorted(holders, key=itemgetter(0)):
             for hold_id, hold in expired_holds(account, self.booked_at):
                 current = self._account(number)
                 assert current is not None

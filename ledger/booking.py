@@ -74,10 +74,10 @@ class Tip(msgspec.Struct, frozen=True):
     originals: dict[str, Original] = {}
     first_id: int = 0
 
-    def record(self, operation_id: str) -> Recorded | None:
-        """Return what it has recorded of an id, with its position."""
-        found = self.recorded.get(operation_id)
-        return found and Recorded(found.event, self.first_id + (found.row or 0))
+    def record(self, operation_id: str) -> Recorded:
+        """Return what it has recorded of an id that it has, with its position."""
+        found = self.recorded[operation_id]
+        return Recorded(found.event, self.first_id + (found.row or 0))
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -183,7 +183,7 @@ class Booker:
         self.reach("engine.after_commit")
         if sealed is not None:
             end = sealed.after
-            self._heads.committed(end.seal, decided.touched.values())
+            self._heads.committed(end.seal, book_id, decided.touched)
         self.tip = Tip(book_id, end)
         self.gave_up = None
         return answers_of(jobs, decided, sealed)
@@ -278,7 +278,7 @@ class Booker:
         if not decided.rows:
             return None
         sealed = self._seal(decided, tip.end, tip.book_id, booked_at)
-        self._heads.committed(sealed.after.seal, decided.touched.values())
+        self._heads.committed(sealed.after.seal, tip.book_id, decided.touched)
         self._guesses.append(decided.touched)
         self.tip = Tip(
             tip.book_id,
@@ -420,10 +420,8 @@ def _overlay(loaded: Loaded, wanted: Wanted, tip: Tip, types: BusinessTypes) -> 
         if loaded.accounts[number] is not tip.touched[number]
     ]
     loaded.accounts.update({account.number: account for account in replaced})
-    for operation_id in wanted.operation_ids:
-        record = tip.record(operation_id)
-        if record is not None:
-            loaded.recorded[operation_id] = record
+    for operation_id in tip.recorded.keys() & wanted.operation_ids:
+        loaded.recorded[operation_id] = tip.record(operation_id)
     for operation_id in loaded.originals:
         if operation_id in tip.originals:
             loaded.originals[operation_id] = tip.originals[operation_id]

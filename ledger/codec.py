@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ import msgspec
 from ledger import events
 
 TOPIC_PREFIX = "ledger.recorded:"
+ACCOUNT_STREAMS_MAX = 200_000  # kept for each book
 ZERO_SEAL = b"\x00" * 32
 _pack_digest_head = struct.Struct(">q16sq").pack
 _UUID8_KEEPS = int.from_bytes(b"\x0f\xff\x3f" + b"\xff" * 7, "big")
@@ -74,16 +75,40 @@ def stream_bytes(kind: str, book_id: str, identifier: str) -> bytes:
     return head + tail.to_bytes(10, "big")
 
 
-@lru_cache(maxsize=65_536)
 def operation_stream(book_id: str, operation_id: str) -> bytes:
-    """Return the stream id of an operation or account command (asked twice a batch)."""
+    """Return the stream id of an operation or account command.
+
+    Not remembered: an id is seldom asked for again, and to drop an old one costs more than a hash.
+    """
     return stream_bytes("operation", book_id, operation_id)
 
 
-@lru_cache(maxsize=200_000)
+class _AccountStreams(dict[str, bytes]):
+    """Stream ids of a book's accounts by number, made when they are asked for.
+
+    A plain dictionary: an `lru_cache` writes to four cold places of memory for each answer.
+    """
+
+    def __init__(self, book_id: str) -> None:
+        super().__init__()
+        self._book_id = book_id
+
+    def __missing__(self, number: str) -> bytes:
+        if len(self) >= ACCOUNT_STREAMS_MAX:
+            self.clear()
+        stream_id = self[number] = stream_bytes("account", self._book_id, number)
+        return stream_id
+
+
+@lru_cache(maxsize=64)
+def account_streams(book_id: str) -> Mapping[str, bytes]:
+    """Return the stream ids of a book's accounts by number; it has every number."""
+    return _AccountStreams(book_id)
+
+
 def account_stream(book_id: str, number: str) -> bytes:
     """Return the stream id of an account."""
-    return stream_bytes("account", book_id, number)
+    return account_streams(book_id)[number]
 
 
 def book_stream(book_id: str) -> bytes:

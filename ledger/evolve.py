@@ -7,7 +7,7 @@ audit and replay use this one function. It reads no clock: `booked_at` comes wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from operator import methodcaller
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from ledger import events as ev
 from ledger.account import Accepted, Account, Buffering, CreditTerms, Freeze, Hold, Limit, Striping
 from ledger.buffers import APPLY, BUFFER, is_buffer
 
-_copy: Callable[[Account], Account] = methodcaller("__copy__")  # a quarter of copy.copy()
+_copy: Callable[[Account], Account] = attrgetter("__copy__")(Account)  # a fifth of copy.copy()
 
 
 def opened(event: ev.AccountOpened) -> Account:

@@ -6,7 +6,7 @@ under the commit-order lock, or nobody else has sealed a commit since this proce
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from psycopg import Connection, Cursor
@@ -42,28 +42,29 @@ class HeadCache:
     """
 
     def __init__(self, size_max: int = 200_000) -> None:
-        self._heads: dict[tuple[str, str], tuple[Account, int]] = {}
+        self._seen: dict[str, dict[str, Account]] = {}  # by book and number, of any epoch
+        self._proved: dict[str, dict[str, Account]] = {}  # those of this epoch
         self._size_max = size_max
         self._days: dict[str, tuple[str, str | None]] = {}
         self._seal = b""
-        self._epoch = 0
 
     def enter(self, seal: bytes) -> None:
         """Take note of the log's last seal, read under its lock."""
         if seal != self._seal:
             self._seal = seal
-            self._epoch += 1
+            self._proved.clear()
             self._days.clear()
 
-    def committed(self, seal: bytes, touched: Iterable[Account]) -> None:
-        """Keep the heads that our own commit wrote; its seal is now the last one."""
+    def committed(self, seal: bytes, book_id: str, touched: Mapping[str, Account]) -> None:
+        """Keep the heads, by number, that our own commit wrote; its seal is now the last one."""
         self._seal = seal
-        self.put_all(touched)
+        self.put(book_id, touched)
 
     def withdraw(self, guessed: Iterable[Account]) -> None:
         """Drop heads that were kept before their commit; of the others, compare versions."""
         for account in guessed:
-            self._heads.pop((account.book_id, account.number), None)
+            for kept in (self._seen, self._proved):
+                kept.get(account.book_id, {}).pop(account.number, None)
         self._seal = b""
 
     def day(self, book_id: str) -> tuple[str, str | None] | None:
@@ -76,20 +77,33 @@ class HeadCache:
 
     def current(self, book_id: str, number: str) -> Account | None:
         """Return a head that is proved current, else None."""
-        found = self._heads.get((book_id, number))
-        return found[0] if found is not None and found[1] == self._epoch else None
+        return self.proved(book_id).get(number)
+
+    def proved(self, book_id: str) -> Mapping[str, Account]:
+        """Return a book's heads that are proved current, by number."""
+        return self._proved.get(book_id, {})
 
     def seen(self, book_id: str, number: str) -> Account | None:
         """Return a head as last seen, which may be stale."""
-        found = self._heads.get((book_id, number))
-        return found[0] if found is not None else None
+        return self._seen.get(book_id, {}).get(number)
 
     def put_all(self, accounts: Iterable[Account]) -> None:
-        """Keep current heads; when full, forget everything (the next batches read again)."""
-        if len(self._heads) > self._size_max:
-            self._heads.clear()
-        epoch = self._epoch
-        self._heads.update({(a.book_id, a.number): (a, epoch) for a in accounts})
+        """Keep current heads, of any books."""
+        books: dict[str, dict[str, Account]] = {}
+        for account in accounts:
+            books.setdefault(account.book_id, {})[account.number] = account
+        for book_id, heads in books.items():
+            self.put(book_id, heads)
+
+    def put(self, book_id: str, heads: Mapping[str, Account]) -> None:
+        """Keep a book's current heads, by number; when full, forget everything (the next batches
+        read again).
+        """
+        if sum(map(len, self._seen.values())) > self._size_max:
+            self._seen.clear()
+            self._proved.clear()
+        for kept in (self._seen, self._proved):
+            kept.setdefault(book_id, {}).update(heads)
 
 
 def current_accounts_in_tx(
@@ -100,7 +114,8 @@ def current_accounts_in_tx(
     Each is proved current: nobody else committed since it was cached, or its version is the
     database's, or it is read now.
     """
-    accounts: dict[str, Account | None] = {n: cache.current(book_id, n) for n in numbers}
+    current = cache.proved(book_id).get
+    accounts = {number: current(number) for number in numbers}
     unproved = [number for number, account in accounts.items() if account is None]
     if not unproved:
         return accounts

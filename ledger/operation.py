@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from operator import attrgetter
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -241,6 +242,8 @@ OPTIONAL_LEG_FIELDS = (
     "reason",
     "part",
 )
+_optional_fields = attrgetter(*OPTIONAL_LEG_FIELDS)
+_NONE_GIVEN = (None,) * len(OPTIONAL_LEG_FIELDS)
 
 
 class Submission(msgspec.Struct, frozen=True, gc=False):
@@ -321,9 +324,11 @@ def _check_leg(number: int, leg: Leg) -> None:
     if leg.expires_at is not None and leg.expires_at.tzinfo is None:
         raise InvalidRequest(f"leg {number}: expires_at needs a UTC offset", leg_no=number)
     required, allowed = LEG_FIELDS[leg.kind]
-    given = {name for name in OPTIONAL_LEG_FIELDS if getattr(leg, name) is not None}
-    if not given and not required:
+    values = _optional_fields(leg)
+    if values == _NONE_GIVEN and not required:
         return
+    pairs = zip(OPTIONAL_LEG_FIELDS, values, strict=True)
+    given = {name for name, value in pairs if value is not None}
     for name in sorted(required - given):
         raise InvalidRequest(f"leg {number}: {leg.kind} needs {name}", leg_no=number)
     for name in sorted(given - allowed):

@@ -13,6 +13,7 @@ from ledger.codec import (
     TOPIC_OF,
     ZERO_SEAL,
     account_stream,
+    account_streams,
     book_stream,
     decode_event,
     digest_of,
@@ -20,6 +21,7 @@ from ledger.codec import (
     operation_stream,
     row_of,
     seal_of,
+    stream_bytes,
     stream_uuid,
     totals_text,
 )
@@ -75,6 +77,17 @@ def test_a_streams_id_depends_on_kind_book_and_the_whole_identifier() -> None:
         book_stream("main"),
     }
     assert len(ids) == 5
+
+
+def test_what_is_remembered_of_accounts_has_a_bound_and_changes_no_stream_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ledger.codec.ACCOUNT_STREAMS_MAX", 3)
+    streams = account_streams("a book of its own")
+    numbers = [f"C-{each}" for each in range(10)]
+    for number in [*numbers, *numbers]:
+        assert streams[number] == stream_bytes("account", "a book of its own", number)
+        assert len(streams) <= 3
 
 
 def test_a_stream_id_is_a_uuid_of_version_8() -> None:

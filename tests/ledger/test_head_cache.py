@@ -22,7 +22,7 @@ from ledger.job import Job
 from ledger.log import Log
 from ledger.operation import Answer, Submission
 from tests.ledger.booking import Ledger, running_ledger
-from tests.ledger.builders import BOOK, credit, debit, freeze, hold, post, release
+from tests.ledger.builders import BOOK, account, credit, debit, freeze, hold, post, release
 
 NUMBERS = ["A-1", "A-2", "A-3"]
 
@@ -138,3 +138,51 @@ def test_a_start_without_a_database_reads_nothing_and_books_later(ledger: Ledger
     finally:
         booker.drop_connection()
     assert answer.status == "booked"
+
+
+def account_of(book_id: str, number: str) -> Account:
+    return account(number, book_id=book_id)
+
+
+def test_accounts_of_two_books_under_one_number_are_two_heads() -> None:
+    ours, theirs = account_of("ours", "A"), account_of("theirs", "A")
+    cache = HeadCache()
+    cache.put_all([ours, theirs])
+    assert cache.current("ours", "A") is ours
+    cache.withdraw([ours])
+    assert (cache.seen("ours", "A"), cache.seen("theirs", "A")) == (None, theirs)
+
+
+def test_after_another_seal_no_head_counts_as_current_and_each_is_still_there_to_compare() -> None:
+    ours = account_of("ours", "A")
+    cache = HeadCache()
+    cache.enter(b"first")
+    cache.put_all([ours])
+    cache.enter(b"first")
+    assert cache.current("ours", "A") is ours
+    cache.enter(b"of another engine")
+    assert (cache.current("ours", "A"), cache.seen("ours", "A")) == (None, ours)
+
+
+def test_a_full_memory_forgets_all_heads_before_it_keeps_more() -> None:
+    cache = HeadCache(size_max=1)
+    for number in ("A", "B", "C"):
+        cache.put_all([account_of("ours", number)])
+    assert [cache.seen("ours", number) is not None for number in "ABC"] == [False, False, True]
+
+
+def test_heads_read_from_rows_share_the_words_that_they_have_alike(ledger: Ledger) -> None:
+    with psycopg.connect(ledger.database_url) as conn, conn.cursor() as cursor:
+        found = select_accounts_in_tx(cursor, BOOK, NUMBERS)
+    one, other = found["A-2"], found["A-3"]
+    assert one is not None
+    assert other is not None
+    shared = ("book_id", "type", "subject", "currency", "normal_side", "status", "business_date")
+    assert [name for name in shared if getattr(one, name) is not getattr(other, name)] == []
+
+
+def test_accounts_that_have_no_holds_freezes_or_limits_share_one_none() -> None:
+    one, other = account("A"), account("B")
+    assert one.holds is other.holds
+    assert one.freezes is other.freezes
+    assert one.limits is other.limits
