@@ -207,7 +207,8 @@ class Booker:
         """Load and decide; load more when a decision reads what no request named.
 
         `unseen` is what a batch that is still being written has decided; then ids are looked
-        up only while callers repeat some, because the writer finds out.
+        up only while callers repeat some, because the writer finds out. It cannot find out about
+        what leaves no row, so that is only said of ids that were looked up.
         """
         look_up_ids = unseen is None or self._look_ups_left > 0
         while True:
@@ -224,6 +225,9 @@ class Booker:
                 self._heads.put_all(_overlay(loaded, wanted, unseen, self.types))
             try:
                 decided = decide_batch(jobs, loaded, self.types, booked_at)
+                if not look_up_ids and _leaves_no_row(jobs, decided):
+                    look_up_ids = True
+                    continue
                 if decided.apply_at is not None:
                     self.apply_at = min(decided.apply_at, self.apply_at or decided.apply_at)
                 return loaded, decided
@@ -407,6 +411,13 @@ class Booker:
         if self._conn is not None:
             self._conn.close()
             self._conn = None
+
+
+def _leaves_no_row(jobs: list[Job], decided: Decided) -> bool:
+    """Tell whether anything is said of an operation id that nothing is written of."""
+    return any(job.dry_run for job in jobs) or any(
+        isinstance(outcome, LedgerError) for outcomes in decided.outcomes for outcome in outcomes
+    )
 
 
 def _overlay(loaded: Loaded, wanted: Wanted, tip: Tip, types: BusinessTypes) -> list[Account]:

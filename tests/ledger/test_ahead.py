@@ -25,13 +25,14 @@ import psycopg
 import pytest
 
 from ledger.audit import verify
-from ledger.engine import EngineSettings
+from ledger.booking import COMPANY_AFTER_SUPERSEDED
+from ledger.engine import EngineSettings, Ticket
 from ledger.errors import OperationIdReused
 from ledger.job import Job
-from ledger.operation import Answer, Submission
+from ledger.operation import Answer, ReportLoss, Submission
 from ledger.statement import ROWS_MAX
 from tests.ledger.booking import FixedClock, Ledger, running_ledger
-from tests.ledger.builders import BOOK, credit, debit, hold, post
+from tests.ledger.builders import BOOK, command, credit, debit, hold, post
 from tests.waiting import wait_until
 
 SIZES = {"statement": 60, "copy": ROWS_MAX // 3 + 50}  # a transfer is three rows
@@ -121,6 +122,30 @@ class Steps:
 def size(request: pytest.FixtureRequest) -> int:
     """Operations in a batch: written as a statement, or by COPY."""
     return SIZES[str(request.param)]
+
+
+def test_what_leaves_no_row_is_said_of_an_id_that_was_looked_up(database_url: str) -> None:
+    with _ledger_alone(database_url, 100) as ledger:
+        known = post("recharge", credit(ACCOUNTS[1], 5), operation_id="known")
+        version = ledger.answer(known).accounts[0].version
+        lost = command(ACCOUNTS[1], ReportLoss(), operation_id="lost", if_version=version)
+        first = ledger.answer(lost)
+        for _ in range(2 * COMPANY_AFTER_SUPERSEDED):
+            ledger.answer(post("recharge", credit(ACCOUNTS[0], 1)))
+        beside = post("recharge", credit(ACCOUNTS[0], 1))
+        jobs = [
+            Job(book_id=BOOK, submissions=(beside,)),  # leaves a row: the batch is decided ahead
+            Job(book_id=BOOK, submissions=(known,), dry_run=True),
+            Job(book_id=BOOK, submissions=(lost,)),
+        ]
+        tickets = [Ticket(job, None) for job in jobs]
+        ledger.engine.take(tickets)
+        booked, dry, again = [ticket.results(60)[0] for ticket in tickets]
+    assert isinstance(booked, Answer)
+    assert isinstance(dry, Answer)
+    assert isinstance(again, Answer), "another version by now, and yet the first answer"
+    assert (booked.replayed, dry.replayed, again.replayed) == (False, True, True)
+    assert again.booked_at == first.booked_at
 
 
 def test_overlapping_batches_give_the_books_of_one_after_the_other(
