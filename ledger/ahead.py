@@ -12,30 +12,44 @@ one batch is being written.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from psycopg import Connection
 
-from ledger.booking import Booker, Connect, Prepared, Results, Superseded, answers_of
+from ledger.booking import Booker, Connect, Results, Superseded, answers_of
 from ledger.errors import LedgerError
+from ledger.job import Job
 from ledger.packed import Stated
 from ledger.ticket import Ticket, unrefused
+from ledger.tip import Prepared
 
 _log = logging.getLogger(__name__)
 SET_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %s, false)"
 
 
-def settle(booker: Booker, tickets: list[Ticket]) -> None:
+def settle(
+    booker: Booker,
+    tickets: list[Ticket],
+    add_what_came: Callable[[list[Ticket]], None] = lambda _tickets: None,
+) -> None:
     """Book the tickets' jobs as one batch and settle every ticket, whatever happens.
 
-    While the store keeps everybody waiting, who has waited for others already is told at once.
+    `add_what_came` adds to the batch; it is asked when the log's lock is had. While the store keeps
+    everybody waiting, who has waited for others already is told at once.
     """
     tickets = list(unrefused(tickets, lambda each: booker.refusal(each.since)))
     if not tickets:
         return
+
+    def late_jobs() -> list[Job]:
+        known = len(tickets)
+        add_what_came(tickets)
+        return [ticket.job for ticket in tickets[known:]]
+
     try:
-        results = booker.book([ticket.job for ticket in tickets])
+        results = booker.book([ticket.job for ticket in tickets], late_jobs)
     except LedgerError as error:
         results = [error] * len(tickets)
     except Exception:  # noqa: BLE001 - a defect of ours must not leave the callers waiting

@@ -37,17 +37,18 @@ from ledger.errors import (
 )
 from ledger.head_cache import HeadCache, warm
 from ledger.heads import write_heads_in_tx, write_money_in_tx
-from ledger.job import Decided, Job, Loaded, Missing, Recorded, answer_of
+from ledger.job import Decided, Job, Loaded, Missing, answer_of
 from ledger.loading import Wanted, load_in_tx
-from ledger.log import Log, LogEnd, Sealed, seal_rows
+from ledger.log import Entry, Log, LogEnd, Sealed, seal_rows
 from ledger.operation import Result
-from ledger.original import Original, known_original
-from ledger.packed import Copied, Packed, Stated, pack
+from ledger.packed import Copied, Stated, pack
 from ledger.recall import has_records_in_tx
+from ledger.tip import Prepared, Tip, leaves_no_row, overlay
 
 _log = logging.getLogger(__name__)
 Results = list[Result]
 Connect = Callable[[], Connection[Any]]
+LateJobs = Callable[[], list[Job]]
 RETRIES_OF_CONFLICT = 3
 RETRY_PAUSE_S = 0.05
 LOOK_UPS_AFTER_REPEAT = 50  # batches: who repeats one operation often repeats more
@@ -62,32 +63,6 @@ class Clocks(msgspec.Struct, frozen=True):
     clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
     steady: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
     jump_s_max: float = 3_600.0
-
-
-class Tip(msgspec.Struct, frozen=True):
-    """The end of the log as this process knows it, and what of it may not be visible yet."""
-
-    book_id: str
-    end: LogEnd
-    touched: dict[str, Account] = {}
-    recorded: dict[str, Recorded] = {}
-    originals: dict[str, Original] = {}
-    first_id: int = 0
-
-    def record(self, operation_id: str) -> Recorded:
-        """Return what it has recorded of an id that it has, with its position."""
-        found = self.recorded[operation_id]
-        return Recorded(found.event, self.first_id + (found.row or 0))
-
-
-class Prepared(msgspec.Struct, frozen=True):
-    """A batch decided ahead, on `base`: valid only while that is the log's last seal."""
-
-    base: bytes
-    loaded: Loaded
-    decided: Decided
-    sealed: Sealed
-    packed: Packed
 
 
 class Superseded(Exception):
@@ -126,17 +101,25 @@ class Booker:
         except (psycopg.Error, OSError):
             self.drop_connection()
 
-    def book(self, jobs: list[Job]) -> list[Results | LedgerError]:
-        """Book jobs of one book as one transaction; raise only what stops the engine."""
+    def book(self, jobs: list[Job], late_jobs: LateJobs = list) -> list[Results | LedgerError]:
+        """Book jobs of one book as one transaction; raise only what stops the engine.
+
+        `late_jobs` gives those of the same book that came until the log's lock was had: they ride
+        along, and have the last results. Whatever it gave once is booked, however often we try.
+        """
         deadline = self._clocks.steady() + self.patience_s
         wanted = Wanted.by(jobs)
         conflicts = 0
+        look_up_ids = self._looks_up_ids()
         while True:
             try:
-                return list(self._book_in_own_tx(jobs, wanted))
+                return list(self._book_in_own_tx(jobs, wanted, late_jobs, look_up_ids))
+            except Superseded:
+                look_up_ids = True
             except psycopg.errors.UniqueViolation as error:
                 # Only a writer that does not take the lock can cause it: look again.
                 conflicts += 1
+                look_up_ids = True
                 self.forget()
                 if conflicts > RETRIES_OF_CONFLICT:
                     if len(jobs) > 1:
@@ -148,6 +131,7 @@ class Booker:
                 return [InvalidRequest(str(error).strip(), code="refused_by_store")]
             except (psycopg.Error, OSError) as error:  # no server, or no file left to wait with
                 self.drop_connection()
+                look_up_ids = True
                 if self._clocks.steady() >= deadline:
                     self.gave_up = StoreUnavailable(str(error).strip())
                     raise self.gave_up from error
@@ -168,18 +152,32 @@ class Booker:
             results += [answer] * len(part) if isinstance(answer, LedgerError) else answer
         return [results]
 
-    def _book_in_own_tx(self, jobs: list[Job], wanted: Wanted) -> list[Results]:
-        conn = self.connection()
+    def _book_in_own_tx(
+        self, jobs: list[Job], wanted: Wanted, late_jobs: LateJobs, look_up_ids: bool
+    ) -> list[Results]:
+        """Raise `Superseded` when an id is on record and was not looked up; nothing is booked."""
+        conn = self._planned()
         book_id = jobs[0].book_id
         sealed: Sealed | None = None
-        with self.log.locked(conn) as cursor:
-            end = self._enter_in_tx(cursor, book_id)
+        with self.log.entered(conn, book_id, self._heads.seal) as (cursor, entry):
+            end = self._enter(entry, book_id)
+            late = late_jobs()
+            jobs += late
+            wanted.add(late)
             booked_at = self.now(end)
-            loaded, decided = self._decide_in_tx(cursor, jobs, wanted, booked_at, None)
+            loaded, decided = self._decide_in_tx(
+                cursor, jobs, wanted, booked_at, None, look_up_ids=look_up_ids
+            )
             if decided.rows:
                 sealed = self._seal(decided, end, book_id, booked_at)
-                self._write_in_tx(cursor, loaded, decided, sealed, pack(loaded, decided, sealed))
-            self.reach("engine.before_commit")
+                packed = pack(loaded, decided, sealed)
+                self.reach("engine.before_insert")
+                if isinstance(packed, Stated):
+                    self._append_and_commit(packed)
+                else:
+                    if not look_up_ids and has_records_in_tx(cursor, packed.new_ids):
+                        raise self._repeated()
+                    self._copy_in_tx(cursor, loaded, decided, sealed, packed)
         self.reach("engine.after_commit")
         if sealed is not None:
             end = sealed.after
@@ -188,13 +186,20 @@ class Booker:
         self.gave_up = None
         return answers_of(jobs, decided, sealed)
 
-    def _enter_in_tx(self, cursor: Cursor[Any], book_id: str) -> LogEnd:
-        end = self.log.select_end_in_tx(cursor, book_id)
-        self._heads.enter(end.seal)
+    def _enter(self, entry: Entry, book_id: str) -> LogEnd:
+        end = entry.end
+        self._heads.enter(end.seal, entry.touched)
+        if entry.days is not None:
+            self._heads.put_day(book_id, entry.days)
         unchanged = self.tip is not None and self.tip.end.seal == end.seal
         self._company_left = max(0, self._company_left - 1) if unchanged else self._company_left
         self.alone = unchanged and not self._company_left
         return end
+
+    def _looks_up_ids(self) -> bool:
+        """Say whether a batch looks its ids up: while callers repeat some."""
+        self._look_ups_left = max(0, self._look_ups_left - 1)
+        return self._look_ups_left > 0
 
     def _decide_in_tx(
         self,
@@ -203,14 +208,15 @@ class Booker:
         wanted: Wanted,
         booked_at: str,
         unseen: Tip | None,
+        *,
+        look_up_ids: bool,
     ) -> tuple[Loaded, Decided]:
         """Load and decide; load more when a decision reads what no request named.
 
-        `unseen` is what a batch that is still being written has decided; then ids are looked
-        up only while callers repeat some, because the writer finds out. It cannot find out about
-        what leaves no row, so that is only said of ids that were looked up.
+        `unseen` is what a batch that is still being written has decided. Ids that are not looked
+        up count as new, because the writer finds out. It cannot find out about what leaves no row,
+        so that is only said of ids that were looked up.
         """
-        look_up_ids = unseen is None or self._look_ups_left > 0
         while True:
             loaded = load_in_tx(
                 cursor,
@@ -222,10 +228,10 @@ class Booker:
             )
             if unseen is not None:
                 # Also into memory, should it have been cleared since that batch was decided.
-                self._heads.put_all(_overlay(loaded, wanted, unseen, self.types))
+                self._heads.put_all(overlay(loaded, wanted, unseen, self.types))
             try:
                 decided = decide_batch(jobs, loaded, self.types, booked_at)
-                if not look_up_ids and _leaves_no_row(jobs, decided):
+                if not look_up_ids and leaves_no_row(jobs, decided):
                     look_up_ids = True
                     continue
                 if decided.apply_at is not None:
@@ -243,26 +249,31 @@ class Booker:
             totals=decided.totals,
         )
 
-    def _write_in_tx(
+    def _copy_in_tx(
         self,
         cursor: Cursor[Any],
         loaded: Loaded,
         decided: Decided,
         sealed: Sealed,
-        packed: Packed,
+        packed: Copied,
     ) -> None:
-        self.reach("engine.before_insert")
-        if isinstance(packed, Stated):
-            self._send(packed)
-            if (word := statement.receive(self.connection())) != statement.APPENDED:
-                raise LogCorrupt(f"under the log's own lock a batch was {word}")
+        if packed.money is not None:
+            write_money_in_tx(cursor, packed.money)
         else:
-            if packed.money is not None:
-                write_money_in_tx(cursor, packed.money)
-            else:
-                write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
-            self.log.write_in_tx(cursor, sealed, packed.rows)
+            write_heads_in_tx(cursor, loaded.accounts, decided.touched, decided.opened)
+        self.log.write_in_tx(cursor, sealed, packed.rows)
         self.reach("engine.after_insert")
+        self.reach("engine.before_commit")
+
+    def _append_and_commit(self, packed: Stated) -> None:
+        """Write a batch that was decided under the lock, and commit it, in one trip."""
+        statement.send_with_commit(self._planned(), packed.values)
+        self._sent()
+        word = statement.receive_with_commit(self.connection())
+        if word == statement.KNOWN:
+            raise self._repeated()
+        if word != statement.APPENDED:
+            raise LogCorrupt(f"under the log's own lock a batch was {word}")
 
     # --- ahead ----------------------------------------------------------------------------
 
@@ -273,12 +284,14 @@ class Booker:
         was prepared is `proved` or all that was guessed is forgotten (`forget`).
         """
         tip = self.tip
-        self._look_ups_left = max(0, self._look_ups_left - 1)
+        look_up_ids = self._looks_up_ids()
         wanted = Wanted.by(jobs)
         if tip is None or tip.book_id != jobs[0].book_id or wanted.closing:
             return None
         booked_at = self.now(tip.end)
-        loaded, decided = self._decide_in_tx(cursor, jobs, wanted, booked_at, tip)
+        loaded, decided = self._decide_in_tx(
+            cursor, jobs, wanted, booked_at, tip, look_up_ids=look_up_ids
+        )
         if not decided.rows:
             return None
         sealed = self._seal(decided, tip.end, tip.book_id, booked_at)
@@ -301,31 +314,36 @@ class Booker:
         """
         conn = self.connection()
         packed = prepared.packed
+        assert isinstance(packed, Copied), "others are sent"
         with self.log.locked(conn) as cursor:
             end = self.log.select_end_in_tx(cursor, jobs[0].book_id)
             if end.seal != prepared.base:
                 raise self._superseded()
-            if isinstance(packed, Copied) and has_records_in_tx(cursor, packed.new_ids):
+            if has_records_in_tx(cursor, packed.new_ids):
                 raise self._repeated()
-            self._write_in_tx(cursor, prepared.loaded, prepared.decided, prepared.sealed, packed)
-            self.reach("engine.before_commit")
+            self.reach("engine.before_insert")
+            self._copy_in_tx(cursor, prepared.loaded, prepared.decided, prepared.sealed, packed)
         self.reach("engine.after_commit")
         return answers_of(jobs, prepared.decided, prepared.sealed)
 
     def send(self, packed: Stated) -> None:
         """Send a prepared batch to the server as one statement."""
         self.reach("engine.before_insert")
-        self._send(packed)
+        statement.send(self._planned(), packed.values)
+        self._sent()
+
+    def _sent(self) -> None:
         self.reach("engine.sent")
         self.reach("engine.after_insert")  # only the server knows how far it is: a kill at these
         self.reach("engine.before_commit")  # steps may come before the commit or after it
 
-    def _send(self, packed: Stated) -> None:
+    def _planned(self) -> Connection[Any]:
+        """Return the writer's connection, on which the statement has been planned."""
         conn = self.connection()
         if self._planned_on is not conn:
             statement.prepare(conn)
             self._planned_on = conn
-        statement.send(conn, packed.values)
+        return conn
 
     def receive(self) -> None:
         """Wait for the commit of what was sent. Raises as `write` does."""
@@ -411,34 +429,6 @@ class Booker:
         if self._conn is not None:
             self._conn.close()
             self._conn = None
-
-
-def _leaves_no_row(jobs: list[Job], decided: Decided) -> bool:
-    """Tell whether anything is said of an operation id that nothing is written of."""
-    return any(job.dry_run for job in jobs) or any(
-        isinstance(outcome, LedgerError) for outcomes in decided.outcomes for outcome in outcomes
-    )
-
-
-def _overlay(loaded: Loaded, wanted: Wanted, tip: Tip, types: BusinessTypes) -> list[Account]:
-    """Add what the batch before has decided and may not have committed yet.
-
-    Return the heads that memory did not have right.
-    """
-    replaced = [
-        tip.touched[number]
-        for number in loaded.accounts.keys() & tip.touched.keys()
-        if loaded.accounts[number] is not tip.touched[number]
-    ]
-    loaded.accounts.update({account.number: account for account in replaced})
-    for operation_id in tip.recorded.keys() & wanted.operation_ids:
-        loaded.recorded[operation_id] = tip.record(operation_id)
-    for operation_id in loaded.originals:
-        if operation_id in tip.originals:
-            loaded.originals[operation_id] = tip.originals[operation_id]
-        elif (record := tip.recorded.get(operation_id)) is not None:
-            loaded.originals[operation_id] = known_original(record.event, None, 1, types)
-    return replaced
 
 
 def answers_of(jobs: list[Job], decided: Decided, sealed: Sealed | None) -> list[Results]:

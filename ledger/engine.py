@@ -186,7 +186,7 @@ class Engine:
                 continue
             self._ahead.finish()
             if tickets and not ahead:
-                settle(self._booker, tickets)
+                settle(self._booker, tickets, self._add_what_came)
             elif not tickets and self._stopping is not None:
                 break
             if self._booker.stopped_by is not None:
@@ -202,16 +202,24 @@ class Engine:
             if not self._queue and self._stopping is None and not self._ahead.busy:
                 self._wake.wait(self._sweep_pause_s())
             batch: list[Ticket] = []
-            size = 0
-            while self._queue:
-                job = self._queue[0].job
-                fits = size + len(job.submissions) <= self.settings.batch_size_max
-                if batch and (not fits or job.book_id != batch[0].job.book_id):
-                    break
-                batch.append(self._queue.popleft())
-                size += len(job.submissions)
-            self._queued -= size
+            self._fill(batch)
             return batch
+
+    def _add_what_came(self, batch: list[Ticket]) -> None:
+        """Let those ride along who came while the batch waited for the log's lock."""
+        with self._wake:
+            self._fill(batch)
+
+    def _fill(self, batch: list[Ticket]) -> None:
+        size = sum(len(ticket.job.submissions) for ticket in batch)
+        while self._queue:
+            job = self._queue[0].job
+            fits = size + len(job.submissions) <= self.settings.batch_size_max
+            if batch and (not fits or job.book_id != batch[0].job.book_id):
+                break
+            batch.append(self._queue.popleft())
+            size += len(job.submissions)
+            self._queued -= len(job.submissions)
 
     def _sweep_pause_s(self) -> float:
         """Return how long to wait for jobs: until a sweep, or until a buffer of ours is due."""

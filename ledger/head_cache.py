@@ -1,7 +1,9 @@
 """Heads that this process has in memory, and which of them a decision may read.
 
 Rule (heads): what a decision reads is current, because it was read, or its version was compared,
-under the commit-order lock, or nobody else has sealed a commit since this process read it.
+under the commit-order lock, or nobody else has sealed a commit since this process read it, or what
+others have sealed since touched other accounts: a head changes only with an event of its stream, in
+the same transaction.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ class HeadCache:
     """Heads this process has read or written, and the seal they are proved up to.
 
     While the log's last seal is still ours, no other engine has committed and every proved
-    head is current. Another seal there starts a new epoch: heads of older epochs count again
-    only after their versions were compared (every change of a head raises its version).
+    head is current. Another seal there ends those that others have touched. When nobody can say
+    which, a new epoch starts: heads of older epochs count again only after their versions were
+    compared (every change of a head raises its version).
     """
 
     def __init__(self, size_max: int = 200_000) -> None:
@@ -48,12 +51,25 @@ class HeadCache:
         self._days: dict[str, tuple[str, str | None]] = {}
         self._seal = b""
 
-    def enter(self, seal: bytes) -> None:
-        """Take note of the log's last seal, read under its lock."""
-        if seal != self._seal:
-            self._seal = seal
+    @property
+    def seal(self) -> bytes:
+        """The seal that current heads are proved up to; empty when none are."""
+        return self._seal
+
+    def enter(self, seal: bytes, touched: Iterable[tuple[str, str]] | None = None) -> None:
+        """Take note of the log's last seal, read under its lock.
+
+        `touched` are the accounts of all events since ours; without it every head is in doubt.
+        """
+        if seal == self._seal:
+            return
+        self._seal = seal
+        self._days.clear()
+        if touched is None:
             self._proved.clear()
-            self._days.clear()
+            return
+        for book_id, number in touched:
+            self._drop(book_id, number)
 
     def committed(self, seal: bytes, book_id: str, touched: Mapping[str, Account]) -> None:
         """Keep the heads, by number, that our own commit wrote; its seal is now the last one."""
@@ -63,9 +79,12 @@ class HeadCache:
     def withdraw(self, guessed: Iterable[Account]) -> None:
         """Drop heads that were kept before their commit; of the others, compare versions."""
         for account in guessed:
-            for kept in (self._seen, self._proved):
-                kept.get(account.book_id, {}).pop(account.number, None)
+            self._drop(account.book_id, account.number)
         self._seal = b""
+
+    def _drop(self, book_id: str, number: str) -> None:
+        for kept in (self._seen, self._proved):
+            kept.get(book_id, {}).pop(number, None)
 
     def day(self, book_id: str) -> tuple[str, str | None] | None:
         """Return a book's open day and the day it is closed through, if proved current."""

@@ -49,21 +49,25 @@ class Wanted(msgspec.Struct):
     def by(cls, jobs: Iterable[Job]) -> Wanted:
         """Collect what the requests name."""
         wanted = cls(set(), {}, [], set(), [])
+        wanted.add(jobs)
+        return wanted
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Add what more requests name."""
         for job in jobs:
-            wanted.accounts.update(job.sweep)
-            wanted.accounts.update(job.apply)
+            self.accounts.update(job.sweep)
+            self.accounts.update(job.apply)
             for submission in job.submissions:
-                wanted.operation_ids.append(submission.operation_id)
+                self.operation_ids.append(submission.operation_id)
                 body = submission.body
                 if isinstance(body, Operation):
-                    wanted._add_operation(body)
+                    self._add_operation(body)
                     continue
-                wanted.accounts.add(command_account(submission))
+                self.accounts.add(command_account(submission))
                 if isinstance(body, OpenAccount) and body.parent is not None:
-                    wanted.accounts.add(body.parent)
+                    self.accounts.add(body.parent)
                 if isinstance(body, CloseAccount):
-                    wanted.closing[command_account(submission)] = submission.ended_through or {}
-        return wanted
+                    self.closing[command_account(submission)] = submission.ended_through or {}
 
     def _add_operation(self, operation: Operation) -> None:
         if operation.original_operation_id is not None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from psycopg import Connection, Cursor, sql
+from psycopg.pq import TransactionStatus
 
 from ledger.codec import ZERO_SEAL, Row, Seal, copy_bytes, digests_of, seal_of, totals_text
 from ledger.errors import LogCorrupt
@@ -24,6 +25,13 @@ LOG_LOCK = 1_145_393_475
 
 LOCK_LOG = "SELECT pg_advisory_xact_lock(%s, hashtext(%s))"
 BEGIN_LOCKED = "BEGIN; SELECT pg_advisory_xact_lock({}, hashtext({}))"
+BEGIN_ENTERED = """
+    BEGIN;
+    SELECT last_id, seal, booked_at, totals, open_date, closed_through,
+           touched_books, touched_numbers
+    FROM ledger.enter_log({}, {}, {})
+"""  # the function takes the lock first
+FOREIGN_ROWS_MAX = 2_000  # above it, what they touched is not told one by one
 SELECT_LAST_SEAL = """
     SELECT last_id, seal, booked_at,
            (SELECT totals FROM {schema}.seals WHERE book_id = %s ORDER BY first_id DESC LIMIT 1)
@@ -57,6 +65,19 @@ class LogEnd(NamedTuple):
     seal: bytes
     booked_at: str
     totals: dict[str, tuple[int, int]]
+
+
+class Entry(NamedTuple):
+    """What is so while the lock is held: the end of the log, the book's days, and what changed.
+
+    `days` are the open day and the one it is closed through, None for a book that was never opened.
+    `touched`: the accounts, by book and number, of every event since the seal that the caller
+    knew; None when nobody can say.
+    """
+
+    end: LogEnd
+    days: tuple[str, str | None] | None
+    touched: list[tuple[str, str]] | None
 
 
 class Sealed(NamedTuple):
@@ -94,24 +115,29 @@ class Log:
 
         `conn` must be in autocommit. Read the end with `select_end_in_tx`.
         """
-        with conn.cursor() as cursor:
-            try:
-                cursor.execute(self.begin_locked)
-                yield cursor
-                cursor.execute("COMMIT")
-            except BaseException:
-                if not conn.closed:
-                    conn.rollback()
-                raise
+        with _locked_by(conn, self.begin_locked) as cursor:
+            yield cursor
+
+    @contextmanager
+    def entered(
+        self, conn: Connection[Any], book_id: str, known: bytes
+    ) -> Iterator[tuple[Cursor[Any], Entry]]:
+        """As `locked`, and the trip brings what a batch of a book must know (`Entry`).
+
+        `known` is the seal up to which the caller knows the log.
+        """
+        begin = sql.SQL(BEGIN_ENTERED).format(book_id, known, FOREIGN_ROWS_MAX)
+        with _locked_by(conn, begin) as cursor:
+            cursor.nextset()
+            row = cursor.fetchone()
+            assert row is not None, "the function returns one row"
+            yield cursor, _entry(*row)
 
     def select_end_in_tx(self, cursor: Cursor[Any], book_id: str) -> LogEnd:
         """Read where the log ends. Needs the commit-order lock, taken in an earlier statement."""
         cursor.execute(self.select_last_seal, (book_id,), prepare=True)
         row = cursor.fetchone()
-        if row is None:
-            return LogEnd(0, ZERO_SEAL, "", {})
-        last_id, seal, booked_at, totals = row
-        return LogEnd(last_id, bytes(seal), booked_at, json.loads(totals) if totals else {})
+        return _end(*(row or (None, None, None, None)))
 
     def append_in_tx(
         self,
@@ -136,6 +162,45 @@ class Log:
         with cursor.copy(self.copy_events) as copy:
             copy.write(sealed.copy_bytes() if data is None else data)
         cursor.execute(self.insert_seal, (*sealed.seal, LOG_CHANNEL), prepare=True)
+
+
+@contextmanager
+def _locked_by(conn: Connection[Any], begin: sql.Composed) -> Iterator[Cursor[Any]]:
+    """Run a transaction that begins so; its end may have been sent with its last statement."""
+    with conn.cursor() as cursor:
+        try:
+            cursor.execute(begin)
+            yield cursor
+            if conn.info.transaction_status != TransactionStatus.IDLE:
+                cursor.execute("COMMIT")
+        except BaseException:
+            if not conn.closed:
+                conn.rollback()
+            raise
+
+
+def _entry(
+    last_id: int | None,
+    seal: bytes | None,
+    booked_at: str | None,
+    totals: str | None,
+    open_date: str | None,
+    closed_through: str | None,
+    books: list[str] | None,
+    numbers: list[str] | None,
+) -> Entry:
+    end = _end(last_id, seal, booked_at, totals)
+    days = None if open_date is None else (open_date, closed_through)
+    touched = None if books is None or numbers is None else list(zip(books, numbers, strict=True))
+    return Entry(end, days, touched)
+
+
+def _end(
+    last_id: int | None, seal: bytes | None, booked_at: str | None, totals: str | None
+) -> LogEnd:
+    if last_id is None or seal is None or booked_at is None:
+        return LogEnd(0, ZERO_SEAL, "", {})
+    return LogEnd(last_id, bytes(seal), booked_at, json.loads(totals) if totals else {})
 
 
 def seal_rows(

@@ -81,12 +81,33 @@ def receive(conn: Connection[Any]) -> str:
     The function's result comes before the commit that follows it, and a commit can fail: what is
     there when the exchange has ended counts.
     """
-    results = conn.wait(generators.fetch_many(conn.pgconn))
+    return _word(conn, conn.wait(generators.fetch_many(conn.pgconn)))
+
+
+def _word(conn: Connection[Any], results: Sequence[Any]) -> str:
     _check(conn, results, ExecStatus.TUPLES_OK)
     word = results[0].get_value(0, 0)
     if word is None:
         raise LogCorrupt("append_batch said nothing")
     return str(word, "ascii")
+
+
+def send_with_commit(conn: Connection[Any], values: Sequence[bytes | None]) -> None:
+    """Send the statement and COMMIT together, in a transaction that has been begun."""
+    conn.pgconn.enter_pipeline_mode()
+    conn.pgconn.send_query_prepared(_NAME, values, param_formats=_BINARY)
+    conn.pgconn.send_query_params(b"COMMIT", None)
+    conn.pgconn.pipeline_sync()
+    conn.wait(generators.send(conn.pgconn))
+
+
+def receive_with_commit(conn: Connection[Any]) -> str:
+    """As `receive`; whatever word it is, the transaction has ended."""
+    appended, committed, _ = (conn.wait(generators.fetch_many(conn.pgconn)) for _ in range(3))
+    conn.pgconn.exit_pipeline_mode()
+    word = _word(conn, appended)
+    _check(conn, committed, ExecStatus.COMMAND_OK)
+    return word
 
 
 def _check(conn: Connection[Any], results: Sequence[Any], expected: ExecStatus) -> None:

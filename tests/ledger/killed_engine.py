@@ -2,8 +2,9 @@
 
 It prints the id of every operation that was acknowledged, one a line. WAY is `alone`, when the
 engine is the only one and sends the batch as one statement, or `in-company`, when another one has
-committed a moment ago and the batch is booked step by step under the lock, or `asked`, when it is
-alone and waits for a line of input before it posts.
+committed a moment ago and the batch is decided under the lock and sent together with its COMMIT, or
+`large-in-company`, when it is written by COPY then, or `asked`, when the engine is alone and waits
+for a line of input before it posts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import sys
 
 from ledger.operation import Answer, Submission
+from ledger.statement import ROWS_MAX
 from tests.ledger import builders as b
 from tests.ledger.booking import Ledger, running_ledger
 
@@ -20,11 +22,12 @@ NUMBERS = ("C-1", "C-2")
 BEFORE = "before"
 
 
-def payments() -> list[Submission]:
-    """What is posted when the kill comes: one job, one batch."""
+def payments(way: str = "alone") -> list[Submission]:
+    """What is posted when the kill comes: one job, one batch; a transfer is three rows."""
+    count = ROWS_MAX // 3 + 1 if way.startswith("large") else 10
     return [
         b.post("transfer", b.debit("C-1", 5), b.credit("C-2", 5), operation_id=f"t-{no}")
-        for no in range(10)
+        for no in range(count)
     ]
 
 
@@ -47,12 +50,12 @@ def main(database_url: str, step: str, way: str) -> None:
         ledger.open(*NUMBERS)
         ledger.answer(b.post("recharge", b.credit("C-1", 1_000), operation_id=BEFORE))
         print(BEFORE, flush=True)
-        if way == "in-company":
+        if way.endswith("in-company"):
             seek_company(ledger, database_url)
         elif way == "asked":
             sys.stdin.readline()
         armed = True
-        for result in ledger.post(*payments()):
+        for result in ledger.post(*payments(way)):
             assert isinstance(result, Answer)
             print(result.operation_id, flush=True)
 

@@ -27,9 +27,12 @@ from tests.waiting import wait_until
 
 STEPS = {  # step: whether the batch is committed by then; None: nobody can know
     ("in-company", "engine.before_insert"): False,
-    ("in-company", "engine.after_insert"): False,
-    ("in-company", "engine.before_commit"): False,
+    ("in-company", "engine.sent"): None,
     ("in-company", "engine.after_commit"): True,
+    ("large-in-company", "engine.before_insert"): False,
+    ("large-in-company", "engine.after_insert"): False,
+    ("large-in-company", "engine.before_commit"): False,
+    ("large-in-company", "engine.after_commit"): True,
     ("alone", "engine.before_insert"): False,
     ("alone", "engine.sent"): None,
     ("alone", "engine.after_commit"): True,
@@ -53,10 +56,11 @@ def test_a_kill_at_any_step_loses_and_doubles_nothing(
     assert run_until_killed("tests.ledger.killed_engine", database_url, step, way) == [BEFORE]
     # when another one is asked the same again
     with running_ledger(database_url) as ledger:
-        answers = ledger.post(*payments())
-        again = ledger.post(*payments())
+        answers = ledger.post(*payments(way))
+        again = ledger.post(*payments(way))
         # then each operation is there once
-        assert balances(ledger) == [("C-1", 950), ("C-2", 50)]
+        paid_minor = 5 * len(answers)
+        assert balances(ledger) == [("C-1", 1_000 - paid_minor), ("C-2", paid_minor)]
     replayed = {getattr(answer, "replayed", None) for answer in answers}
     committed = STEPS[way, step]
     assert replayed == {committed} if committed is not None else len(replayed) == 1

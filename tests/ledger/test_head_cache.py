@@ -1,16 +1,18 @@
-"""Heads read at the start: as good as those of the tables, and only as long as they are.
+"""Heads in memory: as good as those of the tables, and only as long as they are.
 
 Method: a booker that has read what was in use, on real PostgreSQL, beside an engine that goes on;
-what it books and what the audit says show which heads it decided on.
+what it books, what it reads again and what the audit says show which heads it decided on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg import Cursor
 
 from ledger.account import Account
 from ledger.audit import verify
@@ -21,9 +23,15 @@ from ledger.heads import select_accounts_in_tx
 from ledger.job import Job
 from ledger.log import Log
 from ledger.operation import Answer, Submission
+from ledger.statement import ROWS_MAX
 from tests.ledger.booking import Ledger, running_ledger
 from tests.ledger.builders import BOOK, account, credit, debit, freeze, hold, post, release
+from tests.waiting import wait_until
 
+WAITING_FOR_LOCK = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
+    "(SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 NUMBERS = ["A-1", "A-2", "A-3"]
 
 
@@ -62,6 +70,21 @@ def book(booker: Booker, *submissions: Submission) -> list[Answer]:
     return results  # type: ignore[return-value]
 
 
+def note_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by the number of each account that is read from the table."""
+    read: list[str] = []
+
+    def reading(
+        cursor: Cursor[Any], book_id: str, numbers: Iterable[str]
+    ) -> dict[str, Account | None]:
+        wanted = list(numbers)
+        read.extend(wanted)
+        return select_accounts_in_tx(cursor, book_id, wanted)
+
+    monkeypatch.setattr("ledger.head_cache.select_accounts_in_tx", reading)
+    return read
+
+
 def test_what_was_in_use_is_in_memory_with_all_its_details(ledger: Ledger) -> None:
     cache = HeadCache()
     with psycopg.connect(ledger.database_url, autocommit=True) as conn:
@@ -93,17 +116,15 @@ def test_a_start_reads_only_as_much_as_the_end_of_the_log_says(
 def test_the_first_batch_decides_on_the_heads_read_at_the_start(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_again(*_: object) -> None:
-        raise AssertionError("a head that was in memory is read again")
-
-    monkeypatch.setattr("ledger.head_cache.select_accounts_in_tx", read_again)
     with booker_on(ledger) as booker:
+        read = note_reads(monkeypatch)
         ended, moved = book(
             booker,
             post("release", release("A-1", 300)),
             post("transfer", debit("A-2", 800), credit("A-3", 800)),
         )
     assert (ended.status, moved.status) == ("booked", "booked")
+    assert read == []
     with psycopg.connect(ledger.database_url) as conn:
         assert verify(conn).difference is None
 
@@ -186,3 +207,89 @@ def test_accounts_that_have_no_holds_freezes_or_limits_share_one_none() -> None:
     assert one.holds is other.holds
     assert one.freezes is other.freezes
     assert one.limits is other.limits
+
+
+# --- beside another engine ----------------------------------------------------------------
+
+
+def test_only_what_another_engine_touched_is_read_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = note_reads(monkeypatch)
+    with booker_on(ledger) as booker:
+        ledger.answer(post("recharge", credit("A-3", 5)))
+        ledger.answer(post("recharge", credit("A-3", 5)))
+        read.clear()  # the engine's own
+        book(booker, post("transfer", debit("A-1", 1), credit("A-2", 1)))
+        assert read == []
+        (moved,) = book(booker, post("transfer", debit("A-3", 1_010), credit("A-2", 1_010)))
+        assert read == ["A-3"]
+    assert moved.status == "booked"
+    with psycopg.connect(ledger.database_url) as conn:
+        assert verify(conn).difference is None
+
+
+def test_when_too_much_happened_every_head_is_compared(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = note_reads(monkeypatch)
+    monkeypatch.setattr("ledger.log.FOREIGN_ROWS_MAX", 1)
+    with booker_on(ledger) as booker:
+        ledger.answer(post("recharge", credit("A-3", 5)))
+        read.clear()
+        book(booker, post("transfer", debit("A-3", 1_005), credit("A-2", 1_005)))
+    assert read == ["A-3"], "the version of the other one was compared and is the same"
+    with psycopg.connect(ledger.database_url) as conn:
+        assert verify(conn).difference is None
+
+
+def test_what_was_touched_is_told_of_a_seal_of_this_log_only(ledger: Ledger) -> None:
+    log = Log()
+    with psycopg.connect(ledger.database_url, autocommit=True) as conn:
+        with log.entered(conn, BOOK, b"") as (_, first):
+            assert first.touched is None
+        with log.entered(conn, BOOK, first.end.seal) as (_, same):
+            assert same.touched is None, "nothing was sealed on it; there is nothing to say"
+            assert same.end == first.end
+        ledger.answer(post("transfer", debit("A-3", 1), credit("A-2", 1)))
+        with log.entered(conn, BOOK, first.end.seal) as (_, later):
+            assert sorted(later.touched or []) == [(BOOK, "A-2"), (BOOK, "A-3")]
+            assert later.days == ("2026-01-31", None)
+        with log.entered(conn, BOOK, bytes(32)) as (_, whole):  # what the first commit stands on
+            assert {number for _, number in whole.touched or []} == set(NUMBERS)
+        with log.entered(conn, "no-book", b"\x01" * 32) as (_, foreign):
+            assert (foreign.touched, foreign.days) == (None, None)
+
+
+@pytest.mark.parametrize("beside", [1, ROWS_MAX // 3])  # as one statement; by COPY
+def test_an_id_that_another_engine_has_booked_gets_the_first_answer(
+    ledger: Ledger, beside: int
+) -> None:
+    paid = post("recharge", credit("A-1", 5), operation_id="paid")
+    others = [post("transfer", debit("A-2", 1), credit("A-3", 1)) for _ in range(beside)]
+    with booker_on(ledger) as booker:
+        book(booker, post("recharge", credit("A-2", 1)))  # nothing is repeated, so far
+        first = ledger.answer(paid)
+        again, *rest = book(booker, paid, *others)
+        assert (again.replayed, again.position) == (True, first.position)
+        assert {answer.status for answer in rest} == {"booked"}
+    with psycopg.connect(ledger.database_url) as conn:
+        assert verify(conn).difference is None
+
+
+def test_who_comes_while_a_batch_waits_for_the_lock_rides_along(ledger: Ledger) -> None:
+    early = Job(book_id=BOOK, submissions=(post("recharge", credit("A-1", 1)),))
+    late = Job(book_id=BOOK, submissions=(post("recharge", credit("A-2", 1)),))
+    seals = "SELECT count(*) FROM ledger.seals"
+    with booker_on(ledger) as other_engine:
+        book(other_engine, post("recharge", credit("A-3", 1)))
+    ledger.answer(post("recharge", credit("A-3", 1)))  # notices that it has company
+    with psycopg.connect(ledger.database_url) as other:
+        Log().lock_log_in_tx(other.cursor(), BOOK)
+        before = ledger.rows(seals)[0][0]
+        tickets = [ledger.engine.submit(early)]
+        wait_until(lambda: ledger.rows(WAITING_FOR_LOCK)[0][0] == 1, "the engine to wait")
+        tickets.append(ledger.engine.submit(late))
+        other.rollback()
+    assert {str(getattr(ticket.results(60)[0], "status", "")) for ticket in tickets} == {"booked"}
+    assert ledger.rows(seals)[0][0] == before + 1
