@@ -21,7 +21,7 @@ from psycopg import Connection
 from ledger.booking import Booker, Connect, Results, Superseded, answers_of
 from ledger.errors import LedgerError
 from ledger.job import Job
-from ledger.packed import Stated
+from ledger.statement import Stated
 from ledger.ticket import Ticket, unrefused
 from ledger.tip import Prepared
 

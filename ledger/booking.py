@@ -41,8 +41,9 @@ from ledger.job import Decided, Job, Loaded, Missing, answer_of
 from ledger.loading import Wanted, load_in_tx
 from ledger.log import Entry, Log, LogEnd, Sealed, seal_rows
 from ledger.operation import Result
-from ledger.packed import Copied, Stated, pack
+from ledger.packed import Copied, pack
 from ledger.recall import has_records_in_tx
+from ledger.statement import Stated
 from ledger.tip import Prepared, Tip, leaves_no_row, overlay
 
 _log = logging.getLogger(__name__)
@@ -305,7 +306,7 @@ class Booker:
             decided.originals,
             sealed.seal.first_id,
         )
-        packed = pack(loaded, decided, sealed)
+        packed = pack(loaded, decided, sealed, ahead=True)
         return Prepared(tip.end.seal, loaded, decided, sealed, packed)
 
     def write(self, jobs: list[Job], prepared: Prepared) -> list[Results]:
@@ -329,7 +330,7 @@ class Booker:
     def send(self, packed: Stated) -> None:
         """Send a prepared batch to the server as one statement."""
         self.reach("engine.before_insert")
-        statement.send(self._planned(), packed.values)
+        statement.send(self._planned(), packed)
         self._sent()
 
     def _sent(self) -> None:

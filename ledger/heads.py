@@ -243,11 +243,18 @@ def write_money_in_tx(cursor: Cursor[Any], money: tuple[PackedArray, ...]) -> No
     cursor.execute(UPDATE_MONEY, money, prepare=True)
 
 
-def is_plain(before: Mapping[str, Account | None], after: Mapping[str, Account]) -> bool:
-    """Tell whether only money moved: no account opened, no command, hold, freeze or limit."""
+def is_plain(
+    before: Mapping[str, Account | None], after: Mapping[str, Account], *, or_holds: bool = False
+) -> bool:
+    """Tell whether only money moved: no account opened, no command, hold, freeze or limit.
+
+    With `or_holds` holds may have changed, too.
+    """
     for number, account in after.items():
         old = before.get(number)
-        if old is None or not _same_standing(old, account) or not _same_details(old, account):
+        if old is None or not _same_standing(old, account):
+            return False
+        if not _same_details(old, account, but_holds=or_holds):
             return False
     return True
 
@@ -298,12 +305,12 @@ def _same_standing(old: Account, new: Account) -> bool:
     )
 
 
-def _same_details(old: Account, new: Account) -> bool:
+def _same_details(old: Account, new: Account, *, but_holds: bool = False) -> bool:
     """Tell whether holds, freezes, limits and what waits are as before: `evolve` makes a new
     object whenever one changes.
     """
     return (
-        old.holds is new.holds
+        (but_holds or old.holds is new.holds)
         and old.freezes is new.freezes
         and old.limits is new.limits
         and old.accepted is new.accepted

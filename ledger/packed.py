@@ -1,8 +1,9 @@
 """A decided batch as it goes to the server: packed before the log's lock is taken.
 
 Under the lock nothing is left to do but to send, so that PostgreSQL and other engines wait for
-nobody who packs. A small batch in which only money moved is one statement; everything else is
-rows for COPY. Heads are packed too where only money moved; else `write_heads_in_tx` writes them.
+nobody who packs. A small batch in which only money moved (and, decided ahead, holds) is stated in
+one trip; everything else is rows for COPY. Heads are packed too where only money moved; else
+`write_heads_in_tx` writes them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,8 @@ from ledger.arrays import PackedArray, UuidArray, uuid_array
 from ledger.heads import is_plain, money_arrays
 from ledger.job import Decided, Loaded
 from ledger.log import Sealed
-
-
-class Stated(msgspec.Struct, frozen=True):
-    """A batch as the parameters of `ledger.append_batch`."""
-
-    values: list[bytes | None]
+from ledger.stated_holds import holds_values
+from ledger.statement import Stated
 
 
 class Copied(msgspec.Struct, frozen=True):
@@ -36,12 +33,17 @@ class Copied(msgspec.Struct, frozen=True):
 Packed = Stated | Copied
 
 
-def pack(loaded: Loaded, decided: Decided, sealed: Sealed) -> Packed:
-    """Pack a batch the way it is to be written."""
-    rows, changed = sealed.rows, list(decided.touched.values())
-    plain = is_plain(loaded.accounts, decided.touched)
-    if plain and len(rows) <= statement.ROWS_MAX:
-        return Stated(statement.values_of(sealed, changed))
+def pack(loaded: Loaded, decided: Decided, sealed: Sealed, *, ahead: bool = False) -> Packed:
+    """Pack a batch the way it is to be written; `ahead` of the transaction that writes it."""
+    before, after = loaded.accounts, decided.touched
+    rows, changed = sealed.rows, list(after.values())
+    plain = is_plain(before, after)
+    if len(rows) <= statement.ROWS_MAX:
+        if plain:
+            return Stated(statement.values_of(sealed, changed))
+        if ahead and is_plain(before, after, or_holds=True):
+            values = statement.values_of(sealed, changed)
+            return Stated(values, holds_values(before, after, sealed))
     new = [row.stream_id for row in rows if row.version == 1]
     money = money_arrays(changed) if plain and changed else None
     return Copied(uuid_array(new), sealed.copy_bytes(), money)

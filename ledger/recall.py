@@ -115,8 +115,8 @@ def select_originals_in_tx(
 ) -> dict[str, Original | None]:
     """Return originals by id, None for ids that no operation has."""
     wanted: dict[str, Original | None] = dict.fromkeys(operation_ids)
-    streams = [uuid.UUID(bytes=operation_stream(book_id, i)) for i in wanted]
-    cursor.execute(SELECT_ORIGINALS, (streams,))
+    streams = uuid_array([operation_stream(book_id, i) for i in wanted])
+    cursor.execute(SELECT_ORIGINALS, (streams,), prepare=True, binary=True)
     for first_topic, first_state, last_topic, last_state, version in cursor.fetchall():
         first = decode_event(first_topic, first_state)
         last = decode_event(last_topic, last_state)

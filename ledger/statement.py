@@ -1,6 +1,7 @@
 """A batch as one statement: lock, proof, heads, events, seal and commit in one trip to the server.
 
-The engine's thread sends it and decides the next batch while PostgreSQL works. Invariant: the
+The engine's thread sends it and decides the next batch while PostgreSQL works. Where holds changed
+a second statement is sent with it, in the same trip and transaction. Invariant: the
 server writes only on top of the seal that the batch was decided on, and only ids it has not on
 record (`ledger.append_batch`, infra/migrations); a statement that was sent and not answered may
 have committed, so its ids are looked up under the lock before anything is said of them.
@@ -12,20 +13,22 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import psycopg
 from psycopg import Connection, generators
-from psycopg.pq import ExecStatus
+from psycopg.pq import ExecStatus, PipelineStatus
 
 from ledger.account import Account
 from ledger.arrays import bytea_array, digest_array, int8_array, text_array, uuid_array
 from ledger.errors import LogCorrupt
 from ledger.heads import money_arrays
 from ledger.log import Sealed
+from ledger.stated_holds import APPLY_HOLDS, TYPES
 
 APPENDED, SUPERSEDED, KNOWN = "appended", "superseded", "known"
 ROWS_MAX = 500  # above it, binary COPY by a thread of its own is faster than arrays
 
-_NAME = b"append_batch"
+_NAME, _HOLDS = b"append_batch", b"apply_holds"
 _BYTEA, _INT8, _TEXT = 17, 20, 25
 _UUIDS, _INT8S, _TEXTS, _BYTEAS, _DATES = 2951, 1016, 1009, 1001, 1182
 _TYPES = (
@@ -38,6 +41,13 @@ _PLACES = ", ".join(f"${number}" for number in range(1, len(_TYPES) + 1))
 _CALL = f"SELECT ledger.append_batch({_PLACES}) AS appended".encode()
 _BINARY = (1,) * len(_TYPES)
 _pack_int8 = struct.Struct(">q").pack
+
+
+class Stated(msgspec.Struct, frozen=True):
+    """A batch as the parameters of `ledger.append_batch`, and of APPLY_HOLDS if holds changed."""
+
+    values: list[bytes | None]
+    holds: list[bytes | None] = []
 
 
 def values_of(sealed: Sealed, changed: Sequence[Account]) -> list[bytes | None]:
@@ -64,15 +74,25 @@ def values_of(sealed: Sealed, changed: Sequence[Account]) -> list[bytes | None]:
 
 
 def prepare(conn: Connection[Any]) -> None:
-    """Let the server plan the statement: once for each connection."""
-    conn.pgconn.send_prepare(_NAME, _CALL, _TYPES)
-    _check(conn, conn.wait(generators.execute(conn.pgconn)), ExecStatus.COMMAND_OK)
+    """Let the server plan the statements: once for each connection."""
+    for name, query, types in ((_NAME, _CALL, _TYPES), (_HOLDS, APPLY_HOLDS.encode(), TYPES)):
+        conn.pgconn.send_prepare(name, query, types)
+        _check(conn, conn.wait(generators.execute(conn.pgconn)), ExecStatus.COMMAND_OK)
 
 
-def send(conn: Connection[Any], values: Sequence[bytes | None]) -> None:
-    """Send the statement; `receive` waits for its end. `conn` is in autocommit."""
-    conn.pgconn.send_query_prepared(_NAME, values, param_formats=_BINARY)
-    conn.wait(generators.send(conn.pgconn))
+def send(conn: Connection[Any], stated: Stated) -> None:
+    """Send a batch; `receive` waits for its end. `conn` is in autocommit.
+
+    Two statements before one sync are one transaction, which the server ends at the sync.
+    """
+    pgconn = conn.pgconn
+    if stated.holds:
+        pgconn.enter_pipeline_mode()
+    pgconn.send_query_prepared(_NAME, stated.values, param_formats=_BINARY)
+    if stated.holds:
+        pgconn.send_query_prepared(_HOLDS, stated.holds, param_formats=(1,) * len(TYPES))
+        pgconn.pipeline_sync()
+    conn.wait(generators.send(pgconn))
 
 
 def receive(conn: Connection[Any]) -> str:
@@ -81,7 +101,10 @@ def receive(conn: Connection[Any]) -> str:
     The function's result comes before the commit that follows it, and a commit can fail: what is
     there when the exchange has ended counts.
     """
-    return _word(conn, conn.wait(generators.fetch_many(conn.pgconn)))
+    results = conn.wait(generators.fetch_many(conn.pgconn))
+    if conn.pgconn.pipeline_status != PipelineStatus.OFF:
+        _receive_holds(conn, results)
+    return _word(conn, results)
 
 
 def _word(conn: Connection[Any], results: Sequence[Any]) -> str:
@@ -108,6 +131,16 @@ def receive_with_commit(conn: Connection[Any]) -> str:
     word = _word(conn, appended)
     _check(conn, committed, ExecStatus.COMMAND_OK)
     return word
+
+
+def _receive_holds(conn: Connection[Any], appended: Sequence[Any]) -> None:
+    """Read on to the sync. Raises the first error there is, in whichever statement or commit."""
+    applied = conn.wait(generators.fetch_many(conn.pgconn))
+    ended = conn.wait(generators.fetch_many(conn.pgconn))
+    conn.pgconn.exit_pipeline_mode()
+    _check(conn, appended, ExecStatus.TUPLES_OK)
+    _check(conn, applied, ExecStatus.COMMAND_OK)
+    _check(conn, ended, ExecStatus.PIPELINE_SYNC)
 
 
 def _check(conn: Connection[Any], results: Sequence[Any], expected: ExecStatus) -> None:
