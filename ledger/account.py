@@ -145,6 +145,7 @@ class Account(msgspec.Struct, gc=False):
     opened_at: str
     opened_by: str
     opened_date: str
+    stream_id: bytes  # `codec.account_stream` of book and number
     buffering: Buffering | None = None
     accepted: Accepted | None = None
     credit_terms: CreditTerms | None = None

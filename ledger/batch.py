@@ -7,7 +7,7 @@ bytes, so the engine may decide again with a later `booked_at`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 
 import msgspec
@@ -20,7 +20,7 @@ from ledger.booked import add_totals, booked_record
 from ledger.buffers import buffer_number, due_at
 from ledger.business_types import BusinessType, BusinessTypes
 from ledger.closing import has_unended, open_below
-from ledger.codec import Row, account_streams, operation_stream, row_of
+from ledger.codec import Row, operation_stream, row_of
 from ledger.commands import CommandContext, decide_change, decide_open
 from ledger.errors import (
     BufferFull,
@@ -87,7 +87,6 @@ class _Decider:
         self.types = types
         self.booked_at = booked_at
         self.suspense = SuspenseOf(loaded.book_id, types.suspense_subject)
-        self.streams = account_streams(loaded.book_id)
         self.rows: list[Row] = []
         self.touched: dict[str, Account] = {}
         self.opened: set[str] = set()
@@ -287,7 +286,7 @@ class _Decider:
     ) -> Outcome:
         event = booked_record(submission, operation, context, legs, original, self._account)
         record = self._record(event)
-        self._add_account_events(legs.events)
+        self._add_account_events(legs.events, legs.accounts)
         self.touched.update(legs.accounts)
         if legs.due_at is not None:
             self.apply_at = min(legs.due_at, self.apply_at or legs.due_at)
@@ -309,12 +308,14 @@ class _Decider:
         self.recorded[event.operation_id] = record
         return record
 
-    def _add_account_events(self, events: Iterable[tuple[str, ev.AccountEvent]]) -> None:
-        rows, streams = self.rows, self.streams
+    def _add_account_events(
+        self, events: Iterable[tuple[str, ev.AccountEvent]], accounts: Mapping[str, Account]
+    ) -> None:
+        rows = self.rows
         for number, event in events:
             if type(event) is ev.AccountOpened:
                 self.opened.add(number)
-            rows.append(row_of(streams[number], event.version, event))
+            rows.append(row_of(accounts[number].stream_id, event.version, event))
 
     def _follow(
         self,
@@ -418,7 +419,7 @@ class _Decider:
                 touched_account(self._whole(after)),
             )
         )
-        self._add_account_events([(number, event)])
+        self._add_account_events([(number, event)], {number: after})
         self.touched[number] = after
         return Outcome(record)
 

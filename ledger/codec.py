@@ -23,8 +23,9 @@ TOPIC_PREFIX = "ledger.recorded:"
 ACCOUNT_STREAMS_MAX = 200_000  # kept for each book
 ZERO_SEAL = b"\x00" * 32
 _pack_digest_head = struct.Struct(">q16sq").pack
-_UUID8_KEEPS = int.from_bytes(b"\x0f\xff\x3f" + b"\xff" * 7, "big")
-_UUID8_SETS = int.from_bytes(b"\x80\x00\x80" + b"\x00" * 7, "big")  # version 8, variant 10
+# A byte with the bits of UUID version 8, and one with those of variant 10, for each byte before.
+_VERSION_8 = [bytes([byte & 0x0F | 0x80]) for byte in range(256)]
+_VARIANT_10 = [bytes([byte & 0x3F | 0x80]) for byte in range(256)]
 encode_state = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
@@ -71,8 +72,7 @@ def stream_bytes(kind: str, book_id: str, identifier: str) -> bytes:
     """Return the 16 bytes of a stream's UUIDv8; `kind` is account, operation or book."""
     digest = hashlib.sha256(f"{kind}\x00{book_id}\x00{identifier}".encode()).digest()
     head = (_time_prefix(identifier) if kind == "operation" else None) or digest[16:22]
-    tail = int.from_bytes(digest[:10], "big") & _UUID8_KEEPS | _UUID8_SETS
-    return head + tail.to_bytes(10, "big")
+    return head + _VERSION_8[digest[0]] + digest[1:2] + _VARIANT_10[digest[2]] + digest[3:10]
 
 
 def operation_stream(book_id: str, operation_id: str) -> bytes:

@@ -15,6 +15,7 @@ import msgspec
 from ledger import events as ev
 from ledger.account import Accepted, Account, Buffering, CreditTerms, Freeze, Hold, Limit, Striping
 from ledger.buffers import APPLY, BUFFER, is_buffer
+from ledger.codec import account_stream
 
 _copy: Callable[[Account], Account] = attrgetter("__copy__")(Account)  # a fifth of copy.copy()
 
@@ -51,6 +52,7 @@ def opened(event: ev.AccountOpened) -> Account:
         opened_at=event.booked_at,
         opened_by=event.principal,
         opened_date=event.business_date,
+        stream_id=account_stream(event.book_id, event.account),
     )
 
 

@@ -45,8 +45,8 @@ class HeadCache:
     """
 
     def __init__(self, size_max: int = 200_000) -> None:
-        self._seen: dict[str, dict[str, Account]] = {}  # by book and number, of any epoch
-        self._proved: dict[str, dict[str, Account]] = {}  # those of this epoch
+        self._proved: dict[str, dict[str, Account]] = {}  # by book and number, of this epoch
+        self._older: dict[str, dict[str, Account]] = {}  # of older ones; those above come first
         self._size_max = size_max
         self._days: dict[str, tuple[str, str | None]] = {}
         self._seal = b""
@@ -66,6 +66,8 @@ class HeadCache:
         self._seal = seal
         self._days.clear()
         if touched is None:
+            for book_id, heads in self._proved.items():
+                self._older.setdefault(book_id, {}).update(heads)
             self._proved.clear()
             return
         for book_id, number in touched:
@@ -83,7 +85,7 @@ class HeadCache:
         self._seal = b""
 
     def _drop(self, book_id: str, number: str) -> None:
-        for kept in (self._seen, self._proved):
+        for kept in (self._proved, self._older):
             kept.get(book_id, {}).pop(number, None)
 
     def day(self, book_id: str) -> tuple[str, str | None] | None:
@@ -104,7 +106,8 @@ class HeadCache:
 
     def seen(self, book_id: str, number: str) -> Account | None:
         """Return a head as last seen, which may be stale."""
-        return self._seen.get(book_id, {}).get(number)
+        older = self._older.get(book_id, {})
+        return self.current(book_id, number) or older.get(number)
 
     def put_all(self, accounts: Iterable[Account]) -> None:
         """Keep current heads, of any books."""
@@ -118,11 +121,10 @@ class HeadCache:
         """Keep a book's current heads, by number; when full, forget everything (the next batches
         read again).
         """
-        if sum(map(len, self._seen.values())) > self._size_max:
-            self._seen.clear()
+        if sum(map(len, (*self._proved.values(), *self._older.values()))) > self._size_max:
             self._proved.clear()
-        for kept in (self._seen, self._proved):
-            kept.setdefault(book_id, {}).update(heads)
+            self._older.clear()
+        self._proved.setdefault(book_id, {}).update(heads)
 
 
 def current_accounts_in_tx(

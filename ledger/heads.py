@@ -20,7 +20,7 @@ from ledger.accepted import select_accepted_in_tx, write_accepted_in_tx
 from ledger.account import Account, Buffering, CreditTerms, Freeze, Hold, Limit, Striping
 from ledger.arrays import PackedArray, date_array, int8_array, uuid_array
 from ledger.buffers import is_buffer
-from ledger.codec import account_stream, account_streams
+from ledger.codec import account_stream
 
 HEAD_COLUMNS = """
     book_id, number, owner, type, subject, currency, normal_side, parent, credit_limit,
@@ -177,7 +177,7 @@ def select_heads_in_tx(cursor: Cursor[Any], account_ids: Sequence[bytes]) -> lis
 
 def account_from_row(row: tuple[Any, ...]) -> Account:
     """Make an account from a row of HEAD_COLUMNS, without holds, freezes and limits."""
-    facts = list(row[:_FACTS])
+    facts = [*row[:_FACTS], account_stream(row[0], row[1])]
     for place in _WORDS:
         if facts[place] is not None:
             facts[place] = intern(facts[place])
@@ -260,13 +260,9 @@ def is_plain(
 
 
 def money_arrays(accounts: Sequence[Account]) -> tuple[PackedArray, ...]:
-    """Return what moving money changes of a book's accounts, a column at a time.
-
-    `ledger.append_batch` takes them in this order.
-    """
-    streams = account_streams(accounts[0].book_id if accounts else "")
+    """Return what moving money changes, a column at a time; `ledger.append_batch` takes them."""
     return (
-        uuid_array([streams[a.number] for a in accounts]),
+        uuid_array([a.stream_id for a in accounts]),
         date_array([a.business_date for a in accounts]),
         int8_array([a.balance_minor for a in accounts]),
         int8_array([a.held_minor for a in accounts]),

@@ -183,6 +183,11 @@ def test_after_another_seal_no_head_counts_as_current_and_each_is_still_there_to
     assert cache.current("ours", "A") is ours
     cache.enter(b"of another engine")
     assert (cache.current("ours", "A"), cache.seen("ours", "A")) == (None, ours)
+    newer = account("A", book_id="ours", version=2)
+    cache.put_all([newer])
+    assert (cache.current("ours", "A"), cache.seen("ours", "A")) == (newer, newer)
+    cache.withdraw([newer])
+    assert (cache.current("ours", "A"), cache.seen("ours", "A")) == (None, None)
 
 
 def test_a_full_memory_forgets_all_heads_before_it_keeps_more() -> None:
