@@ -18,6 +18,7 @@ from psycopg import Error
 from consumers.bus import Bus, Poll
 from consumers.messages import Booked, LogRow, Unreadable, is_decision, read_row
 from consumers.vouchers import Batch, added_up, prepare
+from ledger.codec import operation_stream
 from ledger.errors import LogCorrupt
 from projections.rulesets import PublishedRulesets
 
@@ -77,6 +78,8 @@ class Ahead:
         except Unreadable:
             return None  # it is met again, in its turn
         booked = [message for message in messages if isinstance(message, Booked)]
+        for each in booked:  # a hash that is asked for again when the results are said
+            operation_stream(each.operation.book_id, each.operation.operation_id)
         return Ready(poll, booked, added_up(prepare(self._rulesets, booked)))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -33,10 +32,15 @@ from consumers.messages import (
 from consumers.posting import results_of
 from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
 from consumers.set_aside import is_set_aside, words_of
-from consumers.vouchers import Batch, Claim, batch_beyond, handle_in_tx, prepare
+from consumers.vouchers import Batch, batch_beyond, handle_in_tx, prepare
 from ledger.errors import LogCorrupt
 from ledger.hops import hops, now_ns, tell
-from ledger.statuses import AccountingResult, apply_results_in_tx
+from ledger.statuses import (
+    STATUSES_KEY,
+    AccountingResult,
+    apply_results_in_tx,
+    insert_results_in_tx,
+)
 from projections.outcomes import Outcome, claim_all_in_tx, claim_in_tx, exists_waiter
 from projections.positions import (
     Lane,
@@ -115,7 +119,8 @@ class Consumer:
         self._head = 0
         self._last_lane = 0
         self._more_due = False
-        self._all_free = True  # as it nearly always is: nothing was claimed before
+        # As it nearly always is: nothing was claimed, and its results were not said, before.
+        self._all_free, self._all_unsaid = True, deliver_in_tx is apply_results_in_tx
         self._left_at: dict[int, int] = {}  # where this consumer left each lane
         self.log: LogName = select_log(conn)
         self.rulesets = PublishedRulesets()
@@ -224,28 +229,37 @@ class Consumer:
             part: Sequence[Booked | Decided], until: int, refusals: Refusals | None
         ) -> None:
             nonlocal made
-            batch, made = made, None
-            if self._all_free:
-                batch = batch or prepare(self.rulesets, part, refusals)
-                with suppress(UniqueViolation):
-                    self._write_in_one(lane, until, batch, claim_all_in_tx)
-                    return
-            batch = prepare(self.rulesets, part, refusals)
-            self._all_free = self._write_in_one(lane, until, batch, claim_in_tx)
+            batch, made = made or prepare(self.rulesets, part, refusals), None
+            if not (self._all_free and self._write_free(lane, until, batch)):
+                batch = prepare(self.rulesets, part, refusals)
+                self._all_free = self._write_in_one(lane, until, batch)
             self.counts.refused_by_database += len(refusals or ())
 
         write_bisecting(write_in_one, messages, through)
 
-    def _write_in_one(self, lane: int, through: int, batch: Batch, claim: Claim) -> bool:
+    def _write_free(self, lane: int, through: int, batch: Batch) -> bool:
+        """Write a batch that nobody knows yet; False, and nothing is written, if some of it is."""
+        try:
+            return self._write_in_one(lane, through, batch, free=True)
+        except UniqueViolation as known:
+            self._all_unsaid &= known.diag.constraint_name != STATUSES_KEY
+            return False
+
+    def _write_in_one(self, lane: int, through: int, batch: Batch, *, free: bool = False) -> bool:
         """Write a batch in one transaction; tell whether all of its operations were free."""
         began_ns = now_ns()
+        claim = claim_all_in_tx if free else claim_in_tx
         with self.conn.transaction():
             at = self._lock_lane_in_tx(lane)
             if at.position >= through:
                 return True
             batch = batch_beyond(batch, at.position)
             outcomes = handle_in_tx(self.conn, self.rulesets, batch, lane, claim=claim)
-            self._deliver_in_tx(self.conn, results_of(outcomes))
+            unsaid = len(batch.attempts) if free and self._all_unsaid else 0
+            if unsaid:
+                insert_results_in_tx(self.conn, results_of(outcomes[:unsaid]))
+            if unsaid < len(outcomes):
+                self._deliver_in_tx(self.conn, results_of(outcomes[unsaid:]))
             move_lane_in_tx(self.conn, at, through)
             self._failpoint("handled")
         self.counts.operations += len(batch.attempts)

@@ -7,6 +7,7 @@ loop, and it ends it between transactions.
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from ledger.statuses import apply_results_in_tx
 from projections.positions import LanesChanged, select_lanes, select_log, stop_lane
 from projections.tables import connect_to
 
+GC_THRESHOLDS = (50_000, 20, 100)
 BOUND_SILENCE = """
     SELECT set_config('idle_in_transaction_session_timeout', %s, false),
            set_config('lock_timeout', %s, false)
@@ -125,6 +127,8 @@ def _consume(
 ) -> None:
     """Open everything, step until stopped or something fails, close everything."""
     on_kafka = settings.bus == "kafka"
+    # A poll makes tens of thousands of objects and no circles; looking for them took a tenth.
+    gc.set_threshold(*GC_THRESHOLDS)
     bus = open_bus(settings)
     producer: KafkaProducer | None = None
     try:

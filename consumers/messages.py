@@ -9,7 +9,7 @@ with its place; nothing is skipped. The AsyncAPI description is `infra/asyncapi.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import field
@@ -101,7 +101,17 @@ class _Versioned(msgspec.Struct, frozen=True, gc=False):
     class_version: int = 1
 
 
+class _Posted(OperationBooked, frozen=True, gc=False):
+    """An operation as accounting reads it: what it left on its accounts stays as it came.
+
+    To decode that took a third of the time.
+    """
+
+    accounts: msgspec.Raw = msgspec.Raw(b"[]")  # type: ignore[assignment]
+
+
 decode_operation = msgspec.json.Decoder(OperationBooked).decode
+_decode_posted: Callable[[bytes], OperationBooked] = msgspec.json.Decoder(_Posted).decode
 decode_key = msgspec.json.Decoder(OperationKey).decode
 encode_message = msgspec.json.Encoder().encode
 _decode_message = msgspec.json.Decoder(Message).decode
@@ -154,7 +164,7 @@ def read_row(row: LogRow) -> Booked | Decided:
     """Decode a row's state; raises Unreadable, placed in the log, for anything else."""
     try:
         if row.topic == OPERATION_TOPIC and row.version == OPERATION_SCHEMA:
-            return Booked(row.position, decode_operation(row.state))
+            return Booked(row.position, _decode_posted(row.state))
         return Decided(row.position, decode_decision(row.topic, row.state))
     except (msgspec.MsgspecError, KeyError) as error:
         raise Unreadable(

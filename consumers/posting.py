@@ -101,9 +101,7 @@ def settle(tried: Attempt, at: int) -> Settled:
     """Turn an attempt into the outcome decided at position `at`."""
     result = tried.result
     if isinstance(result, tuple):
-        outcome = _outcome(
-            tried, at, VOUCHERED, rule_id=result[0].rule_id, detail=_dated(tried, result[0])
-        )
+        outcome = _outcome(tried, at, VOUCHERED, None, _dated(tried, result[0]), result[0].rule_id)
         return Settled(outcome, result, tried.booked.position)
     if isinstance(result, NonPosting):
         return _bare(_outcome(tried, at, NON_POSTING, rule_id=result.rule_id))
@@ -222,10 +220,10 @@ def _outcome(
     tried: Attempt,
     at: int,
     status: str,
-    *,
     reason: str | None = None,
     detail: str | None = None,
     rule_id: str | None = None,
+    *,
     waits_for: str | None = None,
 ) -> Outcome:
     operation = tried.booked.operation

@@ -147,12 +147,14 @@ def handle_in_tx(
     claimed = claim(conn, [each.outcome for each in settled])
     if not claimed:
         return []
-    fresh = [each for each in settled if each.outcome.position in claimed]
+    fresh, new = settled, [tried.booked for tried in batch.attempts]
+    if len(claimed) < len(settled):
+        fresh = [each for each in settled if each.outcome.position in claimed]
+        new = [booked for booked in new if booked.position in claimed]
     outcomes = [each.outcome for each in fresh]
-    new = [tried.booked for tried in batch.attempts if tried.booked.position in claimed]
     write_new_in_tx(conn, fresh, new)
     sums = batch.sums
-    if sums is None or len(fresh) < len(settled):
+    if sums is None or fresh is not settled:
         sums = Sums()
         add_new(sums, fresh, new)
     sums.post_in_tx(conn, lane)

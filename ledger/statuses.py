@@ -7,6 +7,7 @@ and a status never goes backwards.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -24,6 +25,13 @@ APPLY = """
     ON CONFLICT ON CONSTRAINT accounting_statuses_pkey DO UPDATE
     SET status = EXCLUDED.status, reason = EXCLUDED.reason, revision = EXCLUDED.revision
     WHERE old.revision < EXCLUDED.revision
+"""
+
+
+STATUSES_KEY = "accounting_statuses_pkey"
+COPY = """
+    COPY ledger.accounting_statuses (stream_id, book_id, operation_id, status, reason, revision)
+    FROM STDIN
 """
 
 
@@ -47,6 +55,28 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
 
 
 _encode = msgspec.json.Encoder().encode
+
+
+def insert_results_in_tx(conn: Connection[Any], results: Sequence[AccountingResult]) -> None:
+    """Write the first results of operations, at half of what `apply_results_in_tx` costs.
+
+    Raises UniqueViolation (STATUSES_KEY), and the transaction is lost, if one is not the first.
+    """
+    rows = [
+        (
+            operation_stream(result.book_id, result.operation_id).hex(),
+            result.book_id,
+            result.operation_id,
+            result.status,
+            result.reason,
+            result.revision,
+        )
+        for result in results
+    ]
+    rows.sort(key=itemgetter(0))
+    with conn.cursor() as cursor, cursor.copy(COPY) as copy:
+        for row in rows:
+            copy.write_row(row)
 
 
 def apply_results_in_tx(conn: Connection[Any], results: Sequence[AccountingResult]) -> int:

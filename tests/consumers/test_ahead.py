@@ -8,11 +8,15 @@ from accounting.ruleset import Ruleset
 from accounting.ruleset_files import shipped_ruleset
 from consumers.ahead import ROWS_MIN
 from consumers.consumer import Consumer
+from ledger.statuses import AccountingResult, apply_results_in_tx
 from projections.tables import connect_to
 from tests.consumers.caught_up import books, consume_log, log_consumer, statuses
-from tests.consumers.written_log import WrittenLog
+from tests.consumers.written_log import BOOK, WrittenLog
 
 OPERATIONS_MAX = 250  # 1,000 rows of the log: 500 recharges, as many as are made ahead
+SELECT_SAID = """
+    SELECT operation_id, status, reason FROM ledger.accounting_statuses ORDER BY operation_id
+"""
 
 
 class Cut(Exception):
@@ -141,3 +145,22 @@ def test_what_was_claimed_before_stays_and_the_rest_of_its_poll_is_booked(
     consume_log(other_database_url)
 
     assert books(database_url) == books(other_database_url)
+
+
+def test_a_result_that_was_said_before_is_said_anew(database_url: str) -> None:
+    written = WrittenLog(database_url)
+    written.publish()
+    written.commit(*(written.recharge(f"r-{no}") for no in range(3)))
+    early = AccountingResult(BOOK, "r-1", "parked", "no_rule", 1)
+    with connect_to(database_url) as conn:
+        apply_results_in_tx(conn, [early])
+
+    with log_consumer(database_url) as consumer:
+        step_through(consumer)
+        written.commit(written.recharge("r-3"))
+        step_through(consumer)
+        assert consumer.counts.refused_by_database == 0
+
+    with connect_to(database_url) as conn:
+        found = conn.execute(SELECT_SAID).fetchall()
+    assert found == [(f"r-{no}", "vouchered", None) for no in range(4)]

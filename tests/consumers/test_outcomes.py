@@ -222,7 +222,10 @@ def test_the_database_refuses_one_operation_and_only_that_one_is_parked(
         *(written.recharge(f"s-{number}") for number in range(5)),
     )
 
-    consume_log(database_url)
+    with log_consumer(database_url) as consumer:
+        while consumer.step():
+            pass
+        assert consumer.counts.refused_by_database == 1
 
     found = statuses(database_url)
     assert found.pop("guilty") == ("parked", "refused_by_database")
