@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         100_000, ge=1, description="Operations waiting for a batch before callers get a 503."
     )
     queue_wait_ms_max: float = Field(
-        30,
+        50,
         ge=0,
         le=60_000,
         description="In an overload as many requests are let in as are answered in this time; "
