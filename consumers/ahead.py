@@ -80,7 +80,7 @@ class Ahead:
         booked = [message for message in messages if isinstance(message, Booked)]
         for each in booked:  # a hash that is asked for again when the results are said
             operation_stream(each.operation.book_id, each.operation.operation_id)
-        return Ready(poll, booked, added_up(prepare(self._rulesets, booked)))
+        return Ready(poll, booked, added_up(prepare(self._rulesets, booked), poll.lane))
 
 
 def _has_decision(rows: Sequence[LogRow]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from psycopg import Connection
 
-from consumers.messages import LogRow, decode_operation, log_row
+from consumers.messages import LogRow, decode_posted, log_row
 from ledger.errors import LogCorrupt
 from ledger.events import OperationBooked
 from projections.positions import select_head
@@ -98,7 +98,7 @@ def select_operations(
     wanted = list(positions)
     with conn.cursor(binary=True) as cursor:
         cursor.execute(SELECT_OPERATIONS, (wanted,))
-        found = {position: decode_operation(state) for position, state in cursor}
+        found = {position: decode_posted(state) for position, state in cursor}
     for position in wanted:
         if position not in found:
             raise LogCorrupt(f"no operation is at position {position}")

@@ -111,7 +111,7 @@ class _Posted(OperationBooked, frozen=True, gc=False):
 
 
 decode_operation = msgspec.json.Decoder(OperationBooked).decode
-_decode_posted: Callable[[bytes], OperationBooked] = msgspec.json.Decoder(_Posted).decode
+decode_posted: Callable[[bytes], OperationBooked] = msgspec.json.Decoder(_Posted).decode
 decode_key = msgspec.json.Decoder(OperationKey).decode
 encode_message = msgspec.json.Encoder().encode
 _decode_message = msgspec.json.Decoder(Message).decode
@@ -164,7 +164,7 @@ def read_row(row: LogRow) -> Booked | Decided:
     """Decode a row's state; raises Unreadable, placed in the log, for anything else."""
     try:
         if row.topic == OPERATION_TOPIC and row.version == OPERATION_SCHEMA:
-            return Booked(row.position, _decode_posted(row.state))
+            return Booked(row.position, decode_posted(row.state))
         return Decided(row.position, decode_decision(row.topic, row.state))
     except (msgspec.MsgspecError, KeyError) as error:
         raise Unreadable(

@@ -13,7 +13,12 @@ from psycopg import Connection
 
 from accounting.voucher import Voucher
 from consumers.messages import Booked
-from projections.account_balances import LegSums, add_legs, post_leg_sums_in_tx
+from projections.account_balances import (
+    LegSums,
+    add_legs,
+    post_leg_sums_in_tx,
+    write_leg_sums,
+)
 from projections.gl_balances import LineSums, add_lines, post_line_sums_in_tx
 from projections.outcomes import Outcome, Totals, add_totals, post_totals_in_tx
 
@@ -25,6 +30,7 @@ class Sums:
         self.lines: LineSums = {}
         self.legs: LegSums = {}
         self.totals: Totals = {}
+        self._written: str | None = None
 
     def __len__(self) -> int:
         return len(self.lines) + len(self.legs) + len(self.totals)
@@ -40,9 +46,14 @@ class Sums:
         add_totals(self.totals, outcomes)
         add_legs(self.legs, (booked.operation for booked in operations))
 
+    def write(self, lane: int) -> None:
+        """Write the longest of them as it is sent; nothing may be added afterwards."""
+        self._written = write_leg_sums(self.legs, lane)
+
     def post_in_tx(self, conn: Connection[Any], lane: int) -> None:
         """Write them into the lane's rows, each table in key order; nothing is left."""
         post_line_sums_in_tx(conn, self.lines, lane)
         post_totals_in_tx(conn, self.totals, lane)
-        post_leg_sums_in_tx(conn, self.legs, lane)
-        self.lines, self.legs, self.totals = {}, {}, {}
+        if self.legs:
+            post_leg_sums_in_tx(conn, self._written or write_leg_sums(self.legs, lane))
+        self.lines, self.legs, self.totals, self._written = {}, {}, {}, None

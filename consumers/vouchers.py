@@ -114,12 +114,13 @@ def batch_beyond(batch: Batch, position: int) -> Batch:
     return _batch(attempts, decided)
 
 
-def added_up(batch: Batch) -> Batch:
-    """Add up what a batch will write if all of it is new; pure, no SQL."""
+def added_up(batch: Batch, lane: int) -> Batch:
+    """Add up what a batch will write into a lane's sums if all of it is new; pure, no SQL."""
     if batch.settled is None:
         return batch
     sums = Sums()
     add_new(sums, batch.settled, [tried.booked for tried in batch.attempts])
+    sums.write(lane)
     return msgspec.structs.replace(batch, sums=sums)
 
 

@@ -97,14 +97,19 @@ def add_legs(days: LegSums, operations: Iterable[OperationBooked]) -> None:
                 day[2], day[3] = leg.balance_minor, leg.version
 
 
-def post_leg_sums_in_tx(conn: Connection[Any], days: LegSums, lane: int) -> None:
-    """Add days to the lane's, in key order."""
-    rows = [
-        _Row(*key, lane, str(debit_minor), str(credit_minor), closing_minor, version)
-        for key, (debit_minor, credit_minor, closing_minor, version) in days.items()
-    ]
-    if rows:
-        conn.execute(POST, (json_rows(rows),))
+def write_leg_sums(days: LegSums, lane: int) -> str:
+    """Write days as `post_leg_sums_in_tx` sends them."""
+    return json_rows(
+        [
+            _Row(*key, lane, str(debit_minor), str(credit_minor), closing_minor, version)
+            for key, (debit_minor, credit_minor, closing_minor, version) in days.items()
+        ]
+    )
+
+
+def post_leg_sums_in_tx(conn: Connection[Any], written: str) -> None:
+    """Add written days to the lane's, in key order."""
+    conn.execute(POST, (written,))
 
 
 def select_account_days(
