@@ -19,6 +19,7 @@ SILENCE_S = 15.0
 JOIN_SILENCES = 5  # how long a join may take: others are given up after one silence
 QUIET_SILENCES = 5  # after so many the broker is asked whether there really is nothing
 LOOK_TIMEOUT_MS = 5_000
+TOPIC_PATIENCE_S, TOPIC_LOOK_S = 5.0, 0.25
 METADATA_AGE_MS = 5_000  # how late a topic that was made anew is noticed
 RECONNECT_MS_MAX = 1_000  # a broker that is back is found again so soon
 
@@ -28,8 +29,9 @@ def group_consumer(
 ) -> KafkaConsumer:
     """Make a member of a group that reads a topic, from its beginning at first.
 
-    Raises KafkaError when the topic is not there yet: a member that asked for it too early was
-    seen to poll for ever without joining its group.
+    A topic that is not there yet is waited for a little, as everything starts at once and the relay
+    makes it. Raises KafkaError when it does not come: a member that asked for it too early was seen
+    to poll for ever without joining its group.
     """
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap.split(","),
@@ -44,7 +46,10 @@ def group_consumer(
         heartbeat_interval_ms=int(silence_s * 1000 / 6),
         **more,
     )
-    if not consumer.partitions_for_topic(topic):
+    last_look = time.monotonic() + TOPIC_PATIENCE_S
+    while not (found := consumer.partitions_for_topic(topic)) and time.monotonic() < last_look:
+        time.sleep(TOPIC_LOOK_S)
+    if not found:
         consumer.close(autocommit=False)
         raise KafkaError(f"topic {topic} is not there yet")
     consumer.subscribe([topic])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -101,3 +102,25 @@ def test_a_partition_that_gives_nothing_of_what_the_broker_has_is_found_out(
     finally:
         producer.close()
         consumer.close(autocommit=False)
+
+
+def test_a_topic_that_comes_a_little_later_is_waited_for(
+    kafka_bootstrap: str, topic_name: str
+) -> None:
+    """The relay makes it, and all processes of a server start at once."""
+    later = threading.Timer(1.0, ensure_topics, (kafka_bootstrap, 1), {"topics": (topic_name,)})
+    later.start()
+    consumer = group_consumer(kafka_bootstrap, topic_name, topic_name, silence_s=6)
+    try:
+        wait_until(lambda: [consumer.poll(100), consumer.assignment()][1], "it has joined")
+    finally:
+        consumer.close(autocommit=False)
+        later.join()
+
+
+def test_a_topic_that_does_not_come_is_said(
+    kafka_bootstrap: str, topic_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.group.TOPIC_PATIENCE_S", 0.5)
+    with pytest.raises(KafkaError, match=f"topic {topic_name} is not there yet"):
+        group_consumer(kafka_bootstrap, topic_name, topic_name, silence_s=6)
