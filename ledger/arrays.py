@@ -125,8 +125,10 @@ def text_array(texts: Sequence[bytes]) -> TextArray:
 
 def bytea_array(values: Sequence[bytes]) -> ByteaArray:
     """Pack byte strings."""
-    sized = [_pack_size(len(value)) + value for value in values]
-    return ByteaArray(_header(len(values), _BYTEA) + b"".join(sized))
+    parts = [b""] * (2 * len(values))
+    parts[0::2] = map(_pack_size, map(len, values))
+    parts[1::2] = values
+    return ByteaArray(_header(len(values), _BYTEA) + b"".join(parts))
 
 
 @lru_cache(maxsize=256)

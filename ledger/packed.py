@@ -44,6 +44,6 @@ def pack(loaded: Loaded, decided: Decided, sealed: Sealed, *, ahead: bool = Fals
         if ahead and is_plain(before, after, or_holds=True):
             values = statement.values_of(sealed, changed)
             return Stated(values, holds_values(before, after, sealed))
-    new = [row.stream_id for row in rows if row.version == 1]
+    new = [stream_id for stream_id, version, _, _ in rows if version == 1]
     money = money_arrays(changed) if plain and changed else None
     return Copied(uuid_array(new), sealed.copy_bytes(), money)
