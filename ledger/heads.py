@@ -98,10 +98,13 @@ DELETE_HOLDS = """
     DELETE FROM ledger.holds USING unnest(%s::uuid[], %s::text[]) AS gone (account_id, id)
     WHERE holds.account_id = gone.account_id AND holds.hold_id = gone.id
 """
+# An id may be let go and taken anew in one batch: then everything is as the new one says.
 UPSERT_HOLD = """
     INSERT INTO ledger.holds (account_id, hold_id, amount, operation_id, payout, expires_at)
     VALUES (%s, %s, %s, %s, %s, %s)
-    ON CONFLICT ON CONSTRAINT holds_pkey DO UPDATE SET amount = excluded.amount
+    ON CONFLICT ON CONSTRAINT holds_pkey DO UPDATE SET
+        amount = excluded.amount, operation_id = excluded.operation_id,
+        payout = excluded.payout, expires_at = excluded.expires_at
 """
 DELETE_FREEZES = """
     DELETE FROM ledger.freezes USING unnest(%s::uuid[], %s::text[]) AS gone (account_id, id)
@@ -111,7 +114,9 @@ UPSERT_FREEZE = """
     INSERT INTO ledger.freezes
         (account_id, freeze_id, amount, authority, order_number, reason)
     VALUES (%s, %s, %s, %s, %s, %s)
-    ON CONFLICT ON CONSTRAINT freezes_pkey DO UPDATE SET amount = excluded.amount
+    ON CONFLICT ON CONSTRAINT freezes_pkey DO UPDATE SET
+        amount = excluded.amount, authority = excluded.authority,
+        order_number = excluded.order_number, reason = excluded.reason
 """
 DELETE_LIMITS = """
     DELETE FROM ledger.limits USING unnest(%s::uuid[], %s::text[]) AS gone (account_id, id)

@@ -36,7 +36,9 @@ APPLY_HOLDS = """
     SELECT u.account_id, u.hold_id, u.amount, u.operation_id, u.payout = 1, NULLIF(u.expires_at, '')
     FROM ours, unnest($7, $8, $9, $10, $11, $12)
         AS u (account_id, hold_id, amount, operation_id, payout, expires_at)
-    ON CONFLICT ON CONSTRAINT holds_pkey DO UPDATE SET amount = excluded.amount
+    ON CONFLICT ON CONSTRAINT holds_pkey DO UPDATE SET
+        amount = excluded.amount, operation_id = excluded.operation_id,
+        payout = excluded.payout, expires_at = excluded.expires_at
 """
 
 

@@ -19,7 +19,16 @@ from ledger.errors import StoreUnavailable
 from ledger.job import Job
 from ledger.operation import Answer, Submission
 from tests.ledger.booking import Ledger, running_ledger
-from tests.ledger.builders import BOOK, credit, hold, post, release
+from tests.ledger.builders import (
+    BOOK,
+    credit,
+    freeze,
+    hold,
+    open_account,
+    post,
+    release,
+    unfreeze,
+)
 from tests.ledger.cut_wire import cut_wire
 
 ACCOUNTS = [f"A-{number}" for number in range(6)]
@@ -72,6 +81,33 @@ def test_holds_come_shrink_and_go_in_one_trip_each(database_url: str) -> None:
             ("A-0", "h-2", 50, "held-2", False, None),
         ]
         assert ledger.rows(SELECT_COUNTS) == [("A-0", 2)]
+    passes_audit(database_url)
+
+
+@pytest.mark.parametrize("opened", [False, True])  # in one trip; step by step, as heads are new
+def test_an_id_that_is_let_go_and_taken_anew_in_one_batch_is_the_new_one(
+    database_url: str, opened: bool
+) -> None:
+    with running_ledger(database_url) as ledger:
+        filled(ledger)
+        ledger.answer(post("hold", hold("A-0", 100)))
+        ledger.answer(post("freeze", freeze("A-1", 50)))
+        anew = [
+            *([open_account("A-new")] if opened else []),
+            post("release", release("A-0", 100)),
+            post("hold", hold("A-0", 100, expires_at="2099-01-01T00:00:00Z")),
+            post("unfreeze", unfreeze("A-1", 50)),
+            post("freeze", freeze("A-1", 50, authority="court")),
+            post("unfreeze", unfreeze("A-1", 50)),
+            post("freeze", freeze("A-1", 50, authority="customs")),
+        ]
+        answers = ledger.post(*anew)
+        assert {str(getattr(answer, "status", answer)) for answer in answers} == {"booked"}
+        authority = "SELECT authority FROM ledger.freezes"
+        assert ledger.rows(authority) == [("customs",)]
+        assert ledger.rows("SELECT expires_at FROM ledger.holds") == [
+            ("2099-01-01T00:00:00.000000Z",)
+        ]
     passes_audit(database_url)
 
 
