@@ -268,9 +268,9 @@ class Booker:
 
     def _append_and_commit(self, packed: Stated) -> None:
         """Write a batch that was decided under the lock, and commit it, in one trip."""
-        statement.send_with_commit(self._planned(), packed.values)
+        statement.send(self._planned(), packed, commit=True)
         self._sent()
-        word = statement.receive_with_commit(self.connection())
+        word = statement.receive(self.connection())
         if word == statement.KNOWN:
             raise self._repeated()
         if word != statement.APPENDED:
@@ -306,7 +306,7 @@ class Booker:
             decided.originals,
             sealed.seal.first_id,
         )
-        packed = pack(loaded, decided, sealed, ahead=True)
+        packed = pack(loaded, decided, sealed)
         return Prepared(tip.end.seal, loaded, decided, sealed, packed)
 
     def write(self, jobs: list[Job], prepared: Prepared) -> list[Results]:

@@ -80,30 +80,35 @@ def prepare(conn: Connection[Any]) -> None:
         _check(conn, conn.wait(generators.execute(conn.pgconn)), ExecStatus.COMMAND_OK)
 
 
-def send(conn: Connection[Any], stated: Stated) -> None:
-    """Send a batch; `receive` waits for its end. `conn` is in autocommit.
+def send(conn: Connection[Any], stated: Stated, *, commit: bool = False) -> None:
+    """Send a batch; `receive` waits for its end.
 
-    Two statements before one sync are one transaction, which the server ends at the sync.
+    Statements before one sync are one transaction, which the server ends at the sync. When one has
+    been begun already, `commit` sends its COMMIT along.
     """
     pgconn = conn.pgconn
-    if stated.holds:
+    several = commit or bool(stated.holds)
+    if several:
         pgconn.enter_pipeline_mode()
     pgconn.send_query_prepared(_NAME, stated.values, param_formats=_BINARY)
     if stated.holds:
         pgconn.send_query_prepared(_HOLDS, stated.holds, param_formats=(1,) * len(TYPES))
+    if commit:
+        pgconn.send_query_params(b"COMMIT", None)
+    if several:
         pgconn.pipeline_sync()
     conn.wait(generators.send(pgconn))
 
 
 def receive(conn: Connection[Any]) -> str:
-    """Return APPENDED, SUPERSEDED or KNOWN. Raises the server's error.
+    """Return APPENDED, SUPERSEDED or KNOWN; the transaction has ended. Raises the server's error.
 
     The function's result comes before the commit that follows it, and a commit can fail: what is
     there when the exchange has ended counts.
     """
     results = conn.wait(generators.fetch_many(conn.pgconn))
     if conn.pgconn.pipeline_status != PipelineStatus.OFF:
-        _receive_holds(conn, results)
+        _receive_rest(conn, results)
     return _word(conn, results)
 
 
@@ -115,32 +120,16 @@ def _word(conn: Connection[Any], results: Sequence[Any]) -> str:
     return str(word, "ascii")
 
 
-def send_with_commit(conn: Connection[Any], values: Sequence[bytes | None]) -> None:
-    """Send the statement and COMMIT together, in a transaction that has been begun."""
-    conn.pgconn.enter_pipeline_mode()
-    conn.pgconn.send_query_prepared(_NAME, values, param_formats=_BINARY)
-    conn.pgconn.send_query_params(b"COMMIT", None)
-    conn.pgconn.pipeline_sync()
-    conn.wait(generators.send(conn.pgconn))
-
-
-def receive_with_commit(conn: Connection[Any]) -> str:
-    """As `receive`; whatever word it is, the transaction has ended."""
-    appended, committed, _ = (conn.wait(generators.fetch_many(conn.pgconn)) for _ in range(3))
-    conn.pgconn.exit_pipeline_mode()
-    word = _word(conn, appended)
-    _check(conn, committed, ExecStatus.COMMAND_OK)
-    return word
-
-
-def _receive_holds(conn: Connection[Any], appended: Sequence[Any]) -> None:
+def _receive_rest(conn: Connection[Any], appended: Sequence[Any]) -> None:
     """Read on to the sync. Raises the first error there is, in whichever statement or commit."""
-    applied = conn.wait(generators.fetch_many(conn.pgconn))
-    ended = conn.wait(generators.fetch_many(conn.pgconn))
+    answers = [appended]
+    while answers[-1] and answers[-1][0].status != ExecStatus.PIPELINE_SYNC:
+        answers.append(conn.wait(generators.fetch_many(conn.pgconn)))
     conn.pgconn.exit_pipeline_mode()
     _check(conn, appended, ExecStatus.TUPLES_OK)
-    _check(conn, applied, ExecStatus.COMMAND_OK)
-    _check(conn, ended, ExecStatus.PIPELINE_SYNC)
+    for results in answers[1:-1]:
+        _check(conn, results, ExecStatus.COMMAND_OK)
+    _check(conn, answers[-1], ExecStatus.PIPELINE_SYNC)
 
 
 def _check(conn: Connection[Any], results: Sequence[Any], expected: ExecStatus) -> None:

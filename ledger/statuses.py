@@ -62,18 +62,7 @@ def insert_results_in_tx(conn: Connection[Any], results: Sequence[AccountingResu
 
     Raises UniqueViolation (STATUSES_KEY), and the transaction is lost, if one is not the first.
     """
-    rows = [
-        (
-            operation_stream(result.book_id, result.operation_id).hex(),
-            result.book_id,
-            result.operation_id,
-            result.status,
-            result.reason,
-            result.revision,
-        )
-        for result in results
-    ]
-    rows.sort(key=itemgetter(0))
+    rows = sorted(map(_row_of, results), key=itemgetter(0))
     with conn.cursor() as cursor, cursor.copy(COPY) as copy:
         for row in rows:
             copy.write_row(row)
@@ -87,17 +76,14 @@ def apply_results_in_tx(conn: Connection[Any], results: Sequence[AccountingResul
         known = newest.get(name)
         if known is None or known.revision < result.revision:
             newest[name] = result
-    rows = [
-        _Row(
-            operation_stream(result.book_id, result.operation_id).hex(),
-            result.book_id,
-            result.operation_id,
-            result.status,
-            result.reason,
-            result.revision,
-        )
-        for result in newest.values()
-    ]
-    if not rows:
+    if not newest:
         return 0
+    rows = [_Row(*_row_of(result)) for result in newest.values()]
     return conn.execute(APPLY, (_encode(rows).decode(),)).rowcount
+
+
+def _row_of(result: AccountingResult) -> tuple[str, str, str, str, str | None, int]:
+    """Return a result as a row: the stream of its operation first."""
+    stream = operation_stream(result.book_id, result.operation_id).hex()
+    name = (result.book_id, result.operation_id)
+    return (stream, *name, result.status, result.reason, result.revision)

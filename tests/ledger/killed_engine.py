@@ -3,8 +3,8 @@
 It prints the id of every operation that was acknowledged, one a line. WAY is `alone`, when the
 engine is the only one and sends the batch as one statement, or `in-company`, when another one has
 committed a moment ago and the batch is decided under the lock and sent together with its COMMIT, or
-`large-in-company`, when it is written by COPY then, or `asked`, when the engine is alone and waits
-for a line of input before it posts.
+`large-in-company`, when it is written by COPY then, or `holding-` before either, when a hold is in
+it too, or `asked`, when the engine is alone and waits for a line of input before it posts.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ BEFORE = "before"
 def payments(way: str = "alone") -> list[Submission]:
     """What is posted when the kill comes: one job, one batch; a transfer is three rows."""
     count = ROWS_MAX // 3 + 1 if way.startswith("large") else 10
-    return [
+    paid = [
         b.post("transfer", b.debit("C-1", 5), b.credit("C-2", 5), operation_id=f"t-{no}")
         for no in range(count)
     ]
+    if way.startswith("holding"):
+        paid.append(b.post("hold", b.hold("C-2", 5), operation_id="t-hold"))
+    return paid
 
 
 def seek_company(ledger: Ledger, database_url: str) -> None:

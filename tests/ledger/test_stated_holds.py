@@ -172,6 +172,27 @@ def test_what_is_superseded_or_on_record_leaves_the_holds_alone(
     passes_audit(database_url)
 
 
+def test_two_engines_in_turns_keep_holds_in_one_trip_each(database_url: str) -> None:
+    steps: list[str] = []
+    with running_ledger(database_url, reach=steps.append) as ours:
+        filled(ours)
+        with running_ledger(database_url) as theirs:
+            theirs.answer(post("recharge", credit("A-5", 1)))
+            ours.answer(post("recharge", credit("A-5", 1)))  # notices that it has company
+            del steps[:]
+            known = post("hold", hold("A-0", 10, "h-0"), operation_id="held-0")
+            for number, ledger in enumerate([ours, theirs, ours, theirs], start=1):
+                held = post("hold", hold("A-0", 10, f"h-{number}"))
+                ended = post("release", release("A-0", 10, f"h-{number - 1}"))
+                answers = ledger.post(known, held, *([ended] if number > 1 else []))
+                assert {str(getattr(each, "status", each)) for each in answers} == {"booked"}
+                assert getattr(answers[0], "replayed", None) is (number > 1)
+            assert "engine.sent" in steps
+            assert ours.rows(SELECT_COUNTS) == [("A-0", 2)]
+            assert [row[1] for row in ours.rows(SELECT_HOLDS)] == ["h-0", "h-4"]
+    passes_audit(database_url)
+
+
 def test_a_commit_that_fails_after_both_statements_leaves_nothing(database_url: str) -> None:
     steps: list[str] = []
     with running_ledger(database_url, reach=steps.append) as ledger:
