@@ -20,6 +20,7 @@ from tests.ledger.booking import Ledger, running_ledger
 
 NUMBERS = ("C-1", "C-2")
 BEFORE = "before"
+START_MINOR = 100_000  # the first account has it
 
 
 def payments(way: str = "alone") -> list[Submission]:
@@ -51,7 +52,7 @@ def main(database_url: str, step: str, way: str) -> None:
 
     with running_ledger(database_url, reach=reach) as ledger:
         ledger.open(*NUMBERS)
-        ledger.answer(b.post("recharge", b.credit("C-1", 1_000), operation_id=BEFORE))
+        ledger.answer(b.post("recharge", b.credit("C-1", START_MINOR), operation_id=BEFORE))
         print(BEFORE, flush=True)
         if way.endswith("in-company"):
             seek_company(ledger, database_url)

@@ -22,7 +22,7 @@ from tests.ledger.booking import Ledger, running_ledger
 from tests.ledger.builders import BOOK
 from tests.ledger.cut_wire import cut_wire
 from tests.ledger.killed import run_until_killed
-from tests.ledger.killed_engine import BEFORE, payments
+from tests.ledger.killed_engine import BEFORE, START_MINOR, payments
 from tests.waiting import wait_until
 
 STEPS = {  # step: whether the batch is committed by then; None: nobody can know
@@ -63,7 +63,7 @@ def test_a_kill_at_any_step_loses_and_doubles_nothing(
         again = ledger.post(*payments(way))
         # then each operation is there once
         paid_minor = 5 * len([each for each in payments(way) if each.operation_id != "t-hold"])
-        assert balances(ledger) == [("C-1", 1_000 - paid_minor), ("C-2", paid_minor)]
+        assert balances(ledger) == [("C-1", START_MINOR - paid_minor), ("C-2", paid_minor)]
     replayed = {getattr(answer, "replayed", None) for answer in answers}
     committed = STEPS[way, step]
     assert replayed == {committed} if committed is not None else len(replayed) == 1
@@ -190,7 +190,7 @@ def test_a_statement_whose_sender_died_while_it_waited_in_the_server_counts_once
     with running_ledger(database_url) as ledger:
         answers = ledger.post(*payments())
         assert {getattr(answer, "replayed", None) for answer in answers} == {True}
-        assert balances(ledger) == [("C-1", 950), ("C-2", 50)]
+        assert balances(ledger) == [("C-1", START_MINOR - 50), ("C-2", 50)]
     passes_audit(database_url)
 
 
