@@ -1,12 +1,14 @@
-"""Put the figures of a run into `bench/figures.md`: `python -m bench.report FILE.json`.
+"""Put the figures of a run into `bench/figures.md`: `python -m bench.report FILE.json …`.
 
-Invariant: only what stands between the two marks is replaced, and all of it comes from the file.
+Several files are a run in parts (`--only`), which must be of one scale, machine and commit.
+Invariant: only what stands between the two marks is replaced, and all of it comes from the files.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,26 @@ def markdown_of(document: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return parts of a run as one. Raises ValueError when they are not of one run."""
+    whole = {**parts[0], "sections": {}, "aims": [], "elapsed_s": 0.0}
+    for part in parts:
+        if _same_in(part) != _same_in(whole):
+            raise ValueError(f"{_same_in(part)} and {_same_in(whole)} are not one run")
+        again = part["sections"].keys() & whole["sections"].keys()
+        if again:
+            raise ValueError(f"measured in two parts: {', '.join(sorted(again))}")
+        whole["sections"] |= part["sections"]
+        whole["aims"] += part["aims"]
+        whole["elapsed_s"] += part["elapsed_s"]
+    return whole
+
+
+def _same_in(part: dict[str, Any]) -> dict[str, Any]:
+    machine = {name: part["machine"].get(name) for name in ("processor", "Python", "commit")}
+    return {"scale": part["scale"], "rounds": part["rounds"], **machine}
+
+
 def put_into_page(document: dict[str, Any], page: Path = FIGURES) -> None:
     """Replace the figures between the marks. Raises ValueError when a mark is missing."""
     text = page.read_text("utf-8")
@@ -60,4 +82,4 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    put_into_page(json.loads(Path(sys.argv[1]).read_text("utf-8")))
+    put_into_page(joined([json.loads(Path(name).read_text("utf-8")) for name in sys.argv[1:]]))
