@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from infra.postgres import EmbeddedPostgres
+from ledger.statement import ROWS_MAX
 from tests.faults.load import BatchLoad, SeededLoad
 from tests.faults.nothing_lost import assert_nothing_lost
 from tests.faults.scene import Scene, free_topics, running_scene
@@ -30,6 +31,7 @@ RELAY_STEPS = {
     "sending": "while it sends",
     "sent": "after it sent, before it saves its position",
 }
+COPIED = ROWS_MAX * 2 // 3  # operations of about two rows: too many for one statement
 AFTER_MAX = 3  # the seed says at which of the first times
 
 
@@ -96,7 +98,7 @@ def test_an_engine_killed_while_it_decides_ahead_loses_nothing(
     scene: Scene, fault: Fault, step: str
 ) -> None:
     fault.name = f"kill -9: engine that decides ahead, {ENGINE_STEPS[step]}"
-    load = BatchLoad(scene, seed=fault.seed, prefix=f"ahead.{step}", callers=3)
+    load = BatchLoad(scene, seed=fault.seed, prefix=f"ahead.{step}", callers=3, size=COPIED)
     kill_under_load(scene, fault, load, "api-1", step, thread="engine-writer")
 
 
