@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
+
+from tests.ledger.booking import Ledger, running_ledger
 
 SOCKET_NAME = ".s.PGSQL.5432"
 COMMITTED = (b"COMMIT\x00", b"appended\x00")  # the column of `ledger.append_batch`
@@ -99,3 +102,15 @@ def cut_wire(database_url: str) -> Iterator[tuple[CutWire, str]]:
             yield wire, url
         finally:
             wire.close()
+
+
+@contextlib.contextmanager
+def ledger_on_wire(database_url: str) -> Iterator[tuple[CutWire, Ledger]]:
+    """Run an engine whose connections go over a wire that can be cut."""
+    with (
+        cut_wire(database_url) as (wire, url),
+        running_ledger(
+            database_url, connect=lambda: psycopg.connect(url, autocommit=True)
+        ) as ledger,
+    ):
+        yield wire, ledger

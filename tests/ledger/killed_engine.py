@@ -38,8 +38,8 @@ def payments(way: str = "alone") -> list[Submission]:
 def seek_company(ledger: Ledger, database_url: str) -> None:
     """Let another engine commit in between, and this one notice it; both book a rejection."""
     with running_ledger(database_url) as other:
-        other.answer(b.post("transfer", b.debit("C-2", 1)))
-    ledger.answer(b.post("transfer", b.debit("C-2", 1)))
+        other.answer(b.post("transfer", b.debit("nobody", 1)))
+    ledger.answer(b.post("transfer", b.debit("nobody", 1)))
 
 
 def main(database_url: str, step: str, way: str) -> None:

@@ -20,7 +20,7 @@ from ledger.log import LOG_LOCK
 from tests.ledger import builders as b
 from tests.ledger.booking import Ledger, running_ledger
 from tests.ledger.builders import BOOK
-from tests.ledger.cut_wire import cut_wire
+from tests.ledger.cut_wire import ledger_on_wire
 from tests.ledger.killed import run_until_killed
 from tests.ledger.killed_engine import BEFORE, START_MINOR, payments
 from tests.waiting import wait_until
@@ -78,12 +78,7 @@ def test_a_lost_reply_to_commit_is_resolved_by_looking_under_the_lock(
     database_url: str, times: int
 ) -> None:
     """The library's recorder would try again on its own, and book twice."""
-    with (
-        cut_wire(database_url) as (wire, url),
-        running_ledger(
-            database_url, connect=lambda: psycopg.connect(url, autocommit=True)
-        ) as ledger,
-    ):
+    with ledger_on_wire(database_url) as (wire, ledger):
         ledger.open("C-1", "C-2")
         ledger.answer(b.post("recharge", b.credit("C-1", 1_000)))
         wire.cut_next_commit(times)
@@ -95,12 +90,7 @@ def test_a_lost_reply_to_commit_is_resolved_by_looking_under_the_lock(
 
 
 def test_a_lost_reply_to_a_rejection_is_the_same_rejection(database_url: str) -> None:
-    with (
-        cut_wire(database_url) as (wire, url),
-        running_ledger(
-            database_url, connect=lambda: psycopg.connect(url, autocommit=True)
-        ) as ledger,
-    ):
+    with ledger_on_wire(database_url) as (wire, ledger):
         ledger.open("C-1")
         wire.cut_next_commit()
         refused = ledger.answer(b.post("transfer", b.debit("C-1", 1)))

@@ -29,7 +29,8 @@ from tests.ledger.builders import (
     release,
     unfreeze,
 )
-from tests.ledger.cut_wire import cut_wire
+from tests.ledger.cut_wire import ledger_on_wire
+from tests.ledger.killed_engine import seek_company
 
 ACCOUNTS = [f"A-{number}" for number in range(6)]
 SELECT_HOLDS = """
@@ -213,15 +214,13 @@ def test_a_commit_that_fails_after_both_statements_leaves_nothing(database_url: 
     passes_audit(database_url)
 
 
-def test_a_lost_reply_to_both_statements_books_them_once(database_url: str) -> None:
-    with (
-        cut_wire(database_url) as (wire, url),
-        running_ledger(
-            database_url, connect=lambda: psycopg.connect(url, autocommit=True)
-        ) as ledger,
-    ):
+@pytest.mark.parametrize("company", [False, True])  # ended by the sync; by a COMMIT sent along
+def test_a_lost_reply_to_both_statements_books_them_once(database_url: str, company: bool) -> None:
+    with ledger_on_wire(database_url) as (wire, ledger):
         filled(ledger)
         ledger.answer(post("hold", hold("A-0", 100, "h-1"), operation_id="held-1"))
+        if company:
+            seek_company(ledger, database_url)
         wire.cut_next_commit()
         released = ledger.answer(post("release", release("A-0", 40, "h-1")))
         assert wire.cuts == 1
