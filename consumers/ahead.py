@@ -8,7 +8,6 @@ used only if that was committed.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -18,12 +17,10 @@ from psycopg import Error
 from consumers.bus import Bus, Poll
 from consumers.messages import Booked, LogRow, Unreadable, is_decision, read_row
 from consumers.vouchers import Batch, added_up, prepare
-from ledger.codec import operation_stream
 from ledger.errors import LogCorrupt
 from projections.rulesets import PublishedRulesets
 
 ROWS_MIN = 500  # fewer are made ready sooner than a thread wakes up
-SWITCH_INTERVAL_S = 0.0005
 
 
 class Ready(NamedTuple):
@@ -50,8 +47,6 @@ class Ahead:
         """
         if len(poll.rows) < ROWS_MIN or _has_decision(poll.rows):
             return
-        # The writing thread must get the interpreter back at each step of the protocol.
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._made = self._pool.submit(self._make, poll)
 
     def take(self, after: int | None) -> Ready | None:
@@ -78,8 +73,6 @@ class Ahead:
         except Unreadable:
             return None  # it is met again, in its turn
         booked = [message for message in messages if isinstance(message, Booked)]
-        for each in booked:  # a hash that is asked for again when the results are said
-            operation_stream(each.operation.book_id, each.operation.operation_id)
         return Ready(poll, booked, added_up(prepare(self._rulesets, booked), poll.lane))
 
 

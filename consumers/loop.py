@@ -7,7 +7,6 @@ loop, and it ends it between transactions.
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 import time
 from collections.abc import Callable
@@ -25,12 +24,12 @@ from consumers.consumer import Consumer, Counts, never
 from consumers.group import SILENCE_S
 from consumers.results import insert_outbox_in_tx, results_producer, send_outbox
 from ledger.errors import LogCorrupt
+from ledger.interpreter import suit_batches
 from ledger.priority import BOOKS, server_goes_after_postings
 from ledger.statuses import apply_results_in_tx
 from projections.positions import LanesChanged, select_lanes, select_log, stop_lane
 from projections.tables import connect_to
 
-GC_THRESHOLDS = (50_000, 20, 100)
 BOUND_SILENCE = """
     SELECT set_config('idle_in_transaction_session_timeout', %s, false),
            set_config('lock_timeout', %s, false)
@@ -127,8 +126,7 @@ def _consume(
 ) -> None:
     """Open everything, step until stopped or something fails, close everything."""
     on_kafka = settings.bus == "kafka"
-    # A poll makes tens of thousands of objects and no circles; looking for them took a tenth.
-    gc.set_threshold(*GC_THRESHOLDS)
+    suit_batches()
     bus = open_bus(settings)
     producer: KafkaProducer | None = None
     try:

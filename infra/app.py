@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
@@ -65,9 +64,6 @@ from projections.api import add_books_documents, books_router
 from projections.backlog import select_backlog
 
 TITLE = "Daybook"
-# The engine's thread asks for Python after each answer of the database; with the default 5 ms
-# it waits behind the event loop. Measured with 32 callers: about a sixth more postings.
-SWITCH_INTERVAL_S = 0.0005
 
 
 def build_app(
@@ -208,7 +204,6 @@ async def _open_api(
     stack: AsyncExitStack,
     start_engine: Callable[[BusinessTypes], Engine],
 ) -> Api:
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     stack.enter_context(tracing(settings, "api"))
     pool = connection_pool(url, settings, "daybook-api")
     pool.open()

@@ -8,9 +8,7 @@ Invariant: every job that was taken is settled exactly once, with results or an 
 from __future__ import annotations
 
 import datetime as dt
-import gc
 import logging
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -25,6 +23,7 @@ from ledger.booking import Booker, Clocks, Connect, Results
 from ledger.business_types import BusinessTypes
 from ledger.errors import EngineStopped, LedgerError, Overloaded
 from ledger.heads import select_expired_in_tx
+from ledger.interpreter import suit_batches
 from ledger.job import Job
 from ledger.ticket import Ticket, unrefused
 
@@ -33,11 +32,9 @@ __all__ = ["Engine", "EngineSettings", "Results", "Ticket"]
 _log = logging.getLogger(__name__)
 SWEEP_INTERVAL_S = 1.0
 SWEEP_ACCOUNTS_MAX = 500
-SWITCH_INTERVAL_S = 0.0005
 # Submissions: with fewer waiting, a batch closes only when the commit before it is known, so that
 # all who came meanwhile ride together; with more, it is decided while that one is written.
 OVERLAP_SIZE_MIN = 40
-GC_THRESHOLDS = (50_000, 20, 100)
 
 
 class EngineSettings(msgspec.Struct, frozen=True):
@@ -86,12 +83,7 @@ class Engine:
 
     def start(self) -> Engine:
         """Start the engine's thread."""
-        # The writer's thread must get the interpreter back at each step of the protocol;
-        # Python's default of 5 ms a step cost a quarter of the rate.
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
-        # A batch makes tens of thousands of objects and no cycles: looking for them at the
-        # default threshold took a sixth of its processor time.
-        gc.set_threshold(*GC_THRESHOLDS)
+        suit_batches()
         self._thread.start()
         return self
 
