@@ -1,7 +1,7 @@
 """A long log in a short time: what the engine has written, written again by its own means.
 
-A block of transfers and of the transfers back is posted to the engine; it leaves every balance as
-it was. So the block can follow itself: its rows again, with new operation ids (and the stream
+A block of single-leg operations, recharges and as many fees of the same amounts, is posted to the
+engine; it leaves every balance as it was. So the block can follow itself: its rows again, with new operation ids (and the stream
 ids that belong to them), the next versions, today's sums and the instant of the commit. Positions,
 digests, seals and COPY are the ledger's own functions. Invariant: `audit verify` passes on the log,
 and an engine goes on behind it. What is not as it would be: a copy's fingerprint is its first's.
@@ -30,8 +30,8 @@ from ledger.codec import Row, decode_event, stream_bytes
 from ledger.events import AccountCredited, AccountDebited, LedgerEvent, OperationBooked
 from ledger.log import Log, Sealed, seal_rows
 
-BATCH = 1_000  # transfers of one commit
-ID_EVERY_MS = 2  # how far the ids of transfers are from each other, in the past
+BATCH = 1_000  # operations of one commit
+ID_EVERY_MS = 2  # how far the ids of operations are from each other, in the past
 CHANGING = re.compile(
     rb'"(operation_id|booked_at|account|version|day_debits|day_credits)":("[^"]*"|\d+)'
 )
@@ -155,16 +155,14 @@ class PastDocuments(Documents):
         return str(uuid.UUID(int=value & ~(0xF000 << 64) & ~(3 << 62) | 7 << 76 | 2 << 62))
 
     def there_and_back(self, count: int) -> list[bytes]:
-        """Return transfers, then for each of them one of the same amount the other way."""
-        there = self.transfers(count // 2)
+        """Return recharges, then for each of them a fee that takes the amount away again."""
+        there = self.recharges(count // 2)
         return there + [self._back(raw) for raw in there]
 
     def _back(self, raw: bytes) -> bytes:
-        document = json.loads(raw)
-        debit, credit = document["legs"]
-        debit["account"], credit["account"] = credit["account"], debit["account"]
-        document["operation_id"] = self._operation_id()
-        return json.dumps(document, separators=(",", ":")).encode()
+        [leg] = json.loads(raw)["legs"]
+        [fee] = self.fees_of(leg["account"], 1, leg["amount"])
+        return fee
 
 
 def fill(url: str, events: int, *, block_operations: int = 20_000) -> LongLog:
@@ -174,7 +172,7 @@ def fill(url: str, events: int, *, block_operations: int = 20_000) -> LongLog:
     """
     with psycopg.connect(url, autocommit=True) as conn:
         after = last_id(conn)
-        copies_most = max(0, events - after) // (3 * block_operations)
+        copies_most = max(0, events - after) // (2 * block_operations)
         first_ms = time.time_ns() // 1_000_000 - (copies_most + 2) * block_operations * ID_EVERY_MS
         documents = PastDocuments(17, first_ms).there_and_back(block_operations)
         with engine_on(url, batch_size_max=BATCH) as engine:

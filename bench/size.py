@@ -38,8 +38,8 @@ ROWS, INDEXES = "table: bytes an event", "indexes: bytes an event"
 WAL, WAL_HTTP = "batch: WAL bytes a posting", "HTTP: WAL bytes a posting"
 CALLERS = 32
 TIMES_MOST = 1.2
-WAL_BYTES = 8 << 30
-BYTES_AN_EVENT = 850  # with indexes; the disk must have so much, and room for the WAL
+SPARED_BYTES = 12 << 30  # of the disk: for the WAL, and for whoever else writes
+BYTES_AN_EVENT = 780  # with indexes
 RELATIONS = {
     "log: rows": "SELECT pg_table_size('ledger.stored_events')",
     "log: indexes": "SELECT pg_indexes_size('ledger.stored_events')",
@@ -78,15 +78,21 @@ def run(run: Run) -> None:
 
 
 def _sizes_with_room(run: Run) -> list[int]:
-    free = shutil.disk_usage(run.place.folder).free - WAL_BYTES
+    """Return the sizes that the disk has room for; the ends go before what lies between.
+
+    Of a size that has none, as many of its tenths as have.
+    """
+    free = shutil.disk_usage(run.place.folder).free - SPARED_BYTES
+    smallest, *between, largest = run.scale.size_events
     fitting = []
-    for events in run.scale.size_events:
-        free -= events * BYTES_AN_EVENT
-        if free > 0:
-            fitting.append(events)
-        else:
-            run.sheet.note(SIZE, f"{events:,} events left out: the disk has no room for them.")
-    return fitting
+    for events in (smallest, largest, *between):
+        tenths = min(10, 10 * free // (events * BYTES_AN_EVENT))
+        if tenths < 10:
+            run.sheet.note(SIZE, f"The disk has no room for {events:,} events.")
+        if tenths > 1:
+            fitting.append(events * tenths // 10)
+            free -= fitting[-1] * BYTES_AN_EVENT
+    return sorted(set(fitting))
 
 
 def _filled(run: Run, events: int, stack: ExitStack) -> Filled:

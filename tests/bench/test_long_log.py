@@ -18,7 +18,7 @@ from ledger.recall import select_records_in_tx
 from tests.fix_postgres import fresh_database
 
 BLOCK = 1_500
-EVENTS = 40_000 + 3 * 3 * BLOCK + 100  # the accounts' openings, the block, two copies of it
+EVENTS = 40_000 + 3 * 2 * BLOCK + 100  # the accounts' openings, the block, two copies of it
 
 
 @pytest.fixture(scope="module")
