@@ -1,10 +1,11 @@
 """A long log in a short time: what the engine has written, written again by its own means.
 
 A block of single-leg operations, recharges and as many fees of the same amounts, is posted to the
-engine; it leaves every balance as it was. So the block can follow itself: its rows again, with new operation ids (and the stream
-ids that belong to them), the next versions, today's sums and the instant of the commit. Positions,
-digests, seals and COPY are the ledger's own functions. Invariant: `audit verify` passes on the log,
-and an engine goes on behind it. What is not as it would be: a copy's fingerprint is its first's.
+engine; it leaves every balance as it was. So the block can follow itself: its rows again, with new
+operation ids (and the stream ids that belong to them), the next versions, today's sums and the
+instant of the commit. Positions, digests, seals and COPY are the ledger's own functions.
+Invariant: `audit verify` passes on the log, and an engine goes on behind it. What is not as it
+would be: a copy's fingerprint is its first's.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from bench.documents import Documents
 from bench.in_process import engine_s
 from bench.place import Run, catch_up, engine_on, parser
 from bench.rebuild_ceiling import rebuild_ceiling_s
+from bench.scale import ROUNDS_LEAST
 from bench.sheet import Aim
 from consumers.rebuild import RebuildReport, rebuild
 from consumers.stretch_processes import processes_default
@@ -25,7 +26,6 @@ BESIDE = f"{processes_default()} processes beside each other"
 IN_ORDER = "one process in log order"
 CEILING = "COPY of its rows, then their indexes"
 OPERATIONS = {"quick": 40_000, "full": 240_000}
-ROUNDS_MAX = 3
 REFUNDED_IN = 10
 BATCH = 8_000
 NOTHING: Mapping[str, float] = {}
@@ -42,7 +42,7 @@ def run(run: Run) -> None:
         for part in (recharges, transfers, list(_refunds(transfers))):
             engine_s(engine, parser(), part, BATCH)
     catch_up(url)
-    for _ in range(min(run.scale.rounds, ROUNDS_MAX)):
+    for _ in range(ROUNDS_LEAST):
         _add(run, IN_ORDER, rebuild(url, swap=False, compare=False, processes=0))
         report = rebuild(url, swap=False)
         ceiling_s = rebuild_ceiling_s(url)

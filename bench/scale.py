@@ -8,6 +8,7 @@ ACCOUNTS = 10_000
 BATCH_SIZES = (1, 100, 1_000, 8_000)
 HTTP_BATCH_SIZES = (100, 1_000, 8_000)
 LARGE_EVENTS = 100_000_000
+ROUNDS_LEAST = 3  # of what takes minutes each time
 
 
 @dataclass(frozen=True)
