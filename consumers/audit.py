@@ -2,8 +2,9 @@
 
 A `ledger.audit.Reader`: it gets each commit once the ledger has proved it, tries every
 operation with the rulesets that were published below it, repeats repair orders and overrides
-where the log has them, and compares stretch by stretch. Invariant: nothing is taken from the
-projections but which orders have been performed and how far the lanes are.
+where the log has them, and compares stretch by stretch; what an operation leaves however it is
+posted is `projections/audit_details.py`. Invariant: nothing is taken from the projections but
+which orders have been performed and how far the lanes are.
 Memory: operations that are or were parked or waiting, and the sums (`projections/audit_sums`).
 """
 
@@ -25,7 +26,7 @@ from accounting.decided import (
 from accounting.rules import Ruleset
 from accounting.voucher import Voucher
 from consumers.audit_decisions import decision_row
-from consumers.messages import OPERATION_TOPIC, Booked, decode_operation
+from consumers.messages import OPERATION_TOPIC, Booked, decode_posted
 from consumers.posting import (
     Attempt,
     Refused,
@@ -43,7 +44,7 @@ from consumers.resolution import (
     refused_date,
     refused_override,
 )
-from ledger.audit_fold import AuditedEvent, Foreign
+from ledger.audit_fold import AuditedEvent, Foreign, Proved
 from ledger.audit_verdict import differ
 from ledger.events import BookOpened, DayOpened, OperationBooked
 from projections import audit as standing
@@ -54,14 +55,15 @@ from projections.audit_tables import (
     DECISION_TABLES,
     DERIVED_TABLES,
     OUTCOMES,
-    TABLES,
+    VOUCHER_LINES,
     VOUCHERS,
     Expected,
+    Row,
+    amounts_text,
     compare_rows,
     select_at,
     select_stretch,
 )
-from projections.orders import order_numbers
 from projections.outcomes import FINAL, WAITING, OperationName, Outcome, read_amounts
 from projections.parked_reasons import OVERRIDE_REFUSED, REFUSED_BY_DATABASE
 from projections.periods import remember
@@ -72,17 +74,17 @@ OPERATIONS_PER_COMPARE = 5_000
 POSITIONS_PER_COMPARE = 50_000
 POSITIONS_PER_READ = 20_000
 SELECT_PUBLISHED = """
-    SELECT notification_id, topic, state FROM ledger.stored_events
+    SELECT notification_id, uuid_send(originator_id), topic, state FROM ledger.stored_events
     WHERE notification_id > %s AND notification_id <= %s
       AND (topic IN ('ledger.recorded:OperationBooked', 'ledger.recorded:BookOpened',
                      'ledger.recorded:DayOpened')
            OR NOT starts_with(topic, 'ledger.recorded:'))
     ORDER BY notification_id
 """
+TABLES = (*DECISION_TABLES, *DERIVED_TABLES)
 DECIDED_KINDS = frozenset({Foreign, BookOpened, DayOpened})
 FIRST, LAST = -(2**63), 2**63 - 1
 DECISIONS_CHECK = "accounting decisions"
-USE_BOOKS = "SET LOCAL search_path = projections, ledger"
 SELECT_PERFORMED = """
     SELECT position FROM repair_orders WHERE performed
     UNION ALL SELECT position FROM day_cuts WHERE performed
@@ -103,17 +105,21 @@ def read_published(conn: Connection[Any], books: Books, last_id: int) -> None:
     for after in range(0, last_id, POSITIONS_PER_READ):
         through = min(after + POSITIONS_PER_READ, last_id)
         cursor = conn.execute(SELECT_PUBLISHED, (after, through), prepare=True, binary=True)
-        books.read(through, [(position, _event(topic, state)) for position, topic, state in cursor])
+        books.read(
+            through,
+            ((position, stream, _event(topic, state)) for position, stream, topic, state in cursor),
+        )
 
 
 def _event(topic: str, state: bytes) -> AuditedEvent:
-    return decode_operation(state) if topic == OPERATION_TOPIC else Foreign(topic, state)
+    return decode_posted(state) if topic == OPERATION_TOPIC else Foreign(topic, state)
 
 
 class _Open(msgspec.Struct):
     """An operation that was not final at once: what it is now, and its vouchers."""
 
     booked: Booked
+    stream: bytes
     settled: Settled
 
 
@@ -127,7 +133,6 @@ class Books:
         standing.STATUSES_CHECK,
         audit_sums.TOTALS_CHECK,
         audit_sums.GL_CHECK,
-        audit_sums.DAYS_CHECK,
         audit_sums.LANES_CHECK,
         NUMBERS_CHECK,
         standing.IDENTITY_CHECK,
@@ -136,7 +141,7 @@ class Books:
 
     def __init__(self) -> None:
         self.late_results = 0
-        self._told = 0
+        self._told_so_far = 0
         self._last_id = 0
         self._rulesets = PublishedRulesets()
         self._latest: dict[str, Ruleset] = {}
@@ -160,7 +165,7 @@ class Books:
 
     def start(self, conn: Connection[Any]) -> None:
         """Read how far the books are, in the audit's snapshot."""
-        conn.execute(USE_BOOKS)
+        conn.execute(standing.USE_BOOKS)
         self._conn = conn
         self._standing = standing.read_standing(conn)
         ordered: dict[int, int] = dict(conn.execute(SELECT_ORDERED).fetchall())
@@ -173,13 +178,12 @@ class Books:
         waiting = conn.execute(SELECT_WAITING) if self._standing.lanes > 1 else ()
         self._asleep: dict[int, str] = dict(waiting)
 
-    def read(self, through: int, events: Iterable[tuple[int, AuditedEvent]]) -> None:
+    def read(self, through: int, events: Iterable[Proved]) -> None:
         """Post operations and decisions up to a position; compare when a stretch is full."""
-        for position, event in events:
-            kind = type(event)
-            if kind is OperationBooked:
-                self._post(Booked(position, event))  # type: ignore[arg-type]
-            elif kind in DECIDED_KINDS:
+        for position, stream, event in events:
+            if isinstance(event, OperationBooked):
+                self._post(Booked(position, event), stream)
+            elif type(event) in DECIDED_KINDS:
                 self._decide(position, event)  # type: ignore[arg-type]
         self._last_id = through
         full = self._operations >= OPERATIONS_PER_COMPARE
@@ -192,7 +196,7 @@ class Books:
         standing.check_positions(conn, self._last_id)
         self._compare_stretch(LAST)
         self._compare_late()
-        standing.check_no_stray_status(conn, self._told)
+        standing.check_no_stray_status(conn, self._told_so_far)
         sums.compare(conn)
         standing.check_identity(conn, sums.totals, unposted.unseen)
         check_numbers(conn)
@@ -200,7 +204,7 @@ class Books:
 
     # --- operations -----------------------------------------------------------------------
 
-    def _post(self, booked: Booked) -> None:
+    def _post(self, booked: Booked, stream: bytes) -> None:
         """Try an operation as the handler does, and remember which rows that makes."""
         position, operation = booked.position, booked.operation
         if not self._standing.is_in_the_books(position):
@@ -208,13 +212,11 @@ class Books:
             self._unseen.add((operation.book_id, operation.operation_id))
             return
         self._operations += 1
-        self._sums.add_operation(operation)
-        self._expect_details(position, operation)
         settled = self._settled(booked)
         if settled.outcome.status in FINAL:
-            self._expect_outcome(settled)
+            self._expect_outcome(stream, settled)
             return
-        entry = _Open(booked, settled)
+        entry = _Open(booked, stream, settled)
         self._open[settled.outcome.name] = entry
         self._late[position] = entry
 
@@ -246,38 +248,46 @@ class Books:
             if name not in self._open and name not in self._unseen
         }
 
-    def _expect_outcome(self, settled: Settled) -> None:
+    def _expect_outcome(self, stream: bytes, settled: Settled) -> None:
         outcome = settled.outcome
-        row = _outcome_row(outcome)
-        self._expected[OUTCOMES.name][row[:2]] = row
-        self._outcomes.append(outcome)
-        self._sums.add_outcome(outcome.book_id, outcome.status, row[-1])
+        amounts = read_amounts(outcome.amounts)
+        self._outcomes.append(_outcome_row(outcome, amounts_text(amounts)))
+        self._told.append(standing.status_row(stream, outcome))
+        self._sums.add_outcome(outcome.book_id, outcome.status, amounts)
         for voucher in settled.vouchers:
             self._sums.add_voucher(voucher)
-            _expect_voucher(self._expected, settled.source_position, voucher)
+            self._expect_voucher(settled.source_position, voucher)
 
-    def _expect_details(self, position: int, operation: OperationBooked) -> None:
-        """Expect the order numbers and issues that every claimed operation has."""
-        book_id, operation_id = operation.book_id, operation.operation_id
-        if operation.orders is not None:
-            for kind, number in order_numbers(operation):
-                key = (book_id, number, kind, operation_id)
-                self._expected["operation_orders"][key] = (*key, position)
-        for no, issue in enumerate(operation.issues, 1):
-            self._expected["issues"][book_id, operation_id, no] = (
-                book_id,
-                operation_id,
-                no,
-                issue.code,
-                issue.leg_no,
-                issue.account,
-                issue.intended_account,
-                issue.currency,
-                issue.amount_minor,
-                issue.reason,
-                operation.business_date,
+    def _expect_voucher(self, position: int, voucher: Voucher) -> None:
+        ordinal = voucher.ordinal
+        self._vouchers.append(
+            (
                 position,
+                ordinal,
+                voucher.book_id,
+                voucher.source_id,
+                voucher.accounting_date,
+                voucher.business_type,
+                voucher.rule_id,
+                voucher.ruleset_hash,
+                voucher.corrects,
+                voucher.business_date,
             )
+        )
+        self._lines += [
+            (
+                position,
+                ordinal,
+                line.line_no,
+                line.side,
+                line.subject,
+                line.currency,
+                line.amount_minor,
+                line.account,
+                line.off_balance,
+            )
+            for line in voucher.lines
+        ]
 
     # --- decisions ------------------------------------------------------------------------
 
@@ -297,7 +307,7 @@ class Books:
         kept = decision_row(position, decision, performed=position in self._performed)
         if kept is not None:
             table, row = kept
-            self._expected[table][(position,)] = row
+            self._expected[table].append(row)
         remember(self._rulesets.calendar, position, decision)
         if isinstance(decision, RulesetPublished):
             self._rulesets.add_published(position, decision)
@@ -352,8 +362,11 @@ class Books:
 
     def _fresh(self) -> None:
         """Start the next stretch with nothing expected."""
-        self._expected: Expected = {table.name: {} for table in TABLES}
-        self._outcomes: list[Outcome] = []
+        self._expected: Expected = {table.name: [] for table in TABLES}
+        self._outcomes = self._expected[OUTCOMES.name]
+        self._vouchers = self._expected[VOUCHERS.name]
+        self._lines = self._expected[VOUCHER_LINES.name]
+        self._told: list[standing.StatusRow] = []
         self._operations = 0
 
     def _compare_stretch(self, through: int) -> None:
@@ -363,12 +376,12 @@ class Books:
         for table in TABLES:
             found = select_stretch(self._conn, table, after, through)
             expected = self._expected[table.name]
-            if table in DERIVED_TABLES:
+            if table in DECISION_TABLES:
+                expected = _without_unseen(expected, found, self._standing.visible)
+            elif later:
                 found = [row for row in found if row[table.at] not in later]
-            elif table in DECISION_TABLES:
-                _leave_out_unseen(expected, found, self._standing.visible)
             compare_rows(table, expected, found)
-        self._compare_statuses(self._outcomes)
+        self._compare_statuses()
         self._compared_to = through
         self._fresh()
 
@@ -377,14 +390,14 @@ class Books:
         self._fresh()
         for entry in self._late.values():
             self._let_sleep(entry)
-            self._expect_outcome(entry.settled)
+            self._expect_outcome(entry.stream, entry.settled)
             if entry.settled.outcome.status not in FINAL:
                 self._unposted.add(entry.booked.operation)
         positions = [*self._late, *self._order_positions]
         for table in DERIVED_TABLES:
             found = select_at(self._conn, table, positions)
             compare_rows(table, self._expected[table.name], found)
-        self._compare_statuses(self._outcomes)
+        self._compare_statuses()
 
     def _let_sleep(self, entry: _Open) -> None:
         """Let one whose wake-up was missed wait for an original that is final by now."""
@@ -396,13 +409,11 @@ class Books:
         if originals.index(waits_for) < originals.index(now):
             entry.settled = settle_waiting(booked, waits_for)
 
-    def _compare_statuses(self, outcomes: Iterable[Outcome]) -> None:
-        told = list(outcomes)
-        late = standing.compare_statuses(
-            self._conn, told, results_travel=self._standing.results_travel
+    def _compare_statuses(self) -> None:
+        self.late_results += standing.compare_statuses(
+            self._conn, self._told, results_travel=self._standing.results_travel
         )
-        self.late_results += late
-        self._told += len(told)
+        self._told_so_far += len(self._told)
 
 
 def _settled_by(
@@ -427,7 +438,7 @@ def _settled_by(
     return Settled(settled.outcome, settled.vouchers, position)
 
 
-def _outcome_row(outcome: Outcome) -> tuple[Any, ...]:
+def _outcome_row(outcome: Outcome, amounts: str) -> Row:
     return (
         outcome.book_id,
         outcome.operation_id,
@@ -442,43 +453,11 @@ def _outcome_row(outcome: Outcome) -> tuple[Any, ...]:
         outcome.attempt_position,
         outcome.depends_on,
         outcome.waits_for,
-        read_amounts(outcome.amounts),
+        amounts,
     )
 
 
-def _expect_voucher(expected: Expected, position: int, voucher: Voucher) -> None:
-    key = (position, voucher.ordinal)
-    expected[VOUCHERS.name][key] = (
-        *key,
-        voucher.book_id,
-        voucher.source_id,
-        voucher.accounting_date,
-        voucher.business_type,
-        voucher.rule_id,
-        voucher.ruleset_hash,
-        voucher.corrects,
-        voucher.business_date,
-    )
-    lines = expected["voucher_lines"]
-    for line in voucher.lines:
-        lines[(*key, line.line_no)] = (
-            *key,
-            line.line_no,
-            line.side,
-            line.subject,
-            line.currency,
-            line.amount_minor,
-            line.account,
-            line.off_balance,
-        )
-
-
-def _leave_out_unseen(
-    expected: dict[tuple[Any, ...], tuple[Any, ...]],
-    found: Iterable[tuple[Any, ...]],
-    visible: int,
-) -> None:
+def _without_unseen(expected: list[Row], found: list[Row], visible: int) -> list[Row]:
     """Expect no decision beyond the visible position unless a faster lane has brought it."""
-    there = {row[:1] for row in found}
-    for key in [key for key in expected if key[0] > visible and key not in there]:
-        del expected[key]
+    there = {row[0] for row in found}
+    return [row for row in expected if row[0] <= visible or row[0] in there]

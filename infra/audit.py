@@ -21,6 +21,7 @@ from ledger import audit as ledger_audit
 from ledger.audit import Digest, Progress, Replay, Verdict, digest, digest_from_line, replay
 from ledger.business_types import BusinessTypes
 from ledger.failover import address_of
+from projections.audit_details import Details
 
 __all__ = [
     "Digest",
@@ -82,7 +83,7 @@ def verify_in_tx(
         conn,
         digest=_as_restored_in_tx(conn, digest),
         types=types,
-        readers=(Books(),),
+        readers=(Details(), Books()),
         on_progress=on_progress,
     )
 
@@ -126,6 +127,7 @@ def _verify_beside(
                 conn,
                 digest=_as_restored_in_tx(conn, digest),
                 types=types,
+                readers=(Details(),),
                 on_progress=on_progress,
             )
             if not verdict.passed:

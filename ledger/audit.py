@@ -18,7 +18,7 @@ from psycopg import Connection, IsolationLevel
 from ledger import audit_chain as chain
 from ledger import audit_fold as folding
 from ledger import audit_legs, audit_originals
-from ledger.audit_fold import AuditedEvent, Fold
+from ledger.audit_fold import Fold, Proved
 from ledger.audit_heads import CHECK as HEADS
 from ledger.audit_heads import compare_heads
 from ledger.audit_replay import Replay, ReplayedEvent, replay
@@ -78,8 +78,8 @@ class Reader(Protocol):
     def start(self, conn: Connection[Any]) -> None:
         """Begin, in the audit's transaction and before the first commit is read."""
 
-    def read(self, through: int, events: Sequence[tuple[int, AuditedEvent]]) -> None:
-        """Take a proved commit's events, in order, each with its position."""
+    def read(self, through: int, events: Sequence[Proved]) -> None:
+        """Take a proved commit's events, in order, each with its position and stream."""
 
     def finish(self) -> None:
         """Compare with what is stored, after the last commit and after the heads agreed."""

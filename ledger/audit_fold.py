@@ -53,6 +53,7 @@ class Foreign(msgspec.Struct, frozen=True, gc=False):
 
 
 AuditedEvent = ev.LedgerEvent | Foreign
+Proved = tuple[int, bytes, AuditedEvent]  # position, stream, event
 
 
 class Fold:
@@ -83,17 +84,17 @@ class Fold:
             Foreign: self._decision,
         }
 
-    def read(self, commit: Commit) -> list[tuple[int, AuditedEvent]]:
-        """Check a commit and fold it; return its events with their positions."""
+    def read(self, commit: Commit) -> list[Proved]:
+        """Check a commit and fold it; return its events with their positions and streams."""
         self._seal = commit.seal
         self._closed = self._closed_through(commit.seal.book_id)
         self._originals.prepare(commit.rows)
-        events: list[tuple[int, AuditedEvent]] = []
+        events: list[Proved] = []
         add, checks = events.append, self._checks
         for row in commit.rows:
             event = _decoded(row)
             checks[type(event)](event, row)
-            add((row[4], event))
+            add((row[4], row[0], event))
         self._legs.finish_commit()
         self._originals.finish_commit()
         self._check_totals(commit.seal)

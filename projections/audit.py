@@ -7,7 +7,7 @@ to the visible position and says nothing about what is not yet there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, LiteralString
 
 import msgspec
@@ -28,6 +28,7 @@ SELECT_LOG = "SELECT log_id::text, incarnation FROM ledger.log"
 SELECT_LANES = """
     SELECT lane, log_id::text, log_incarnation, position FROM positions ORDER BY lane
 """
+USE_BOOKS = "SET LOCAL search_path = projections, ledger"
 EXISTS_OUTCOME = "SELECT EXISTS (SELECT 1 FROM outcomes)"
 SELECT_AHEAD = "SELECT position FROM outcomes WHERE position > %s"
 EXISTS_RELAY = "SELECT EXISTS (SELECT 1 FROM ledger.relays)"
@@ -51,7 +52,7 @@ SELECT_HELD = """
 """
 STATUSES = ("stream_id", "book_id", "operation_id", "status", "reason", "revision")
 _REVISION = STATUSES.index("revision")
-Amounts = dict[str, list[int]]
+StatusRow = tuple[bytes, str, str, str, str | None, int]
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -102,21 +103,30 @@ def check_positions(conn: Connection[Any], last_id: int) -> None:
             differ(POSITIONS_CHECK, "projections.positions", key, "position", bound, position)
 
 
-def compare_statuses(
-    conn: Connection[Any], outcomes: Iterable[Outcome], *, results_travel: bool
-) -> int:
+def status_row(stream: bytes, outcome: Outcome) -> StatusRow:
+    """Give the row that tells the ledger of an outcome; `stream` is the operation's."""
+    return (
+        stream,
+        outcome.book_id,
+        outcome.operation_id,
+        outcome.status,
+        outcome.reason,
+        outcome.revision,
+    )
+
+
+def compare_statuses(conn: Connection[Any], told: list[StatusRow], *, results_travel: bool) -> int:
     """Compare what the ledger was told; return how many results are still on their way.
 
     On the log bus (`results_travel` false) a status is written with its outcome, so none
     may be missing or older; over Kafka it may be, and only an older revision counts as late.
     """
-    expected = {}
-    for outcome in outcomes:
-        stream = operation_stream(outcome.book_id, outcome.operation_id)
-        told = (outcome.status, outcome.reason, outcome.revision)
-        expected[(stream,)] = (stream, outcome.book_id, outcome.operation_id, *told)
-    ids = uuid_array([stream for (stream,) in expected])
+    told.sort()  # as the rows come: no two have one stream
+    ids = uuid_array([row[0] for row in told])
     found = conn.execute(SELECT_STATUSES, (ids,), prepare=True, binary=True).fetchall()
+    if found == told:
+        return 0
+    expected = {row[:1]: row for row in told}
     late = 0
     if results_travel:
         known = {row[:1]: row for row in found}

@@ -6,7 +6,7 @@ first; what is left out is named in `LEFT_OUT`, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, LiteralString
 
 import msgspec
@@ -24,17 +24,20 @@ LEFT_OUT: dict[str, dict[str, str]] = {
 }
 
 Row = tuple[Any, ...]
-Rows = dict[Row, Row]
-Expected = dict[str, Rows]
+Expected = dict[str, list[Row]]
 
 
 class Table(msgspec.Struct, frozen=True):
-    """One table whose rows have a place in the log; `expressions` say how columns are read."""
+    """One table whose rows have a place in the log; `expressions` say how columns are read.
+
+    `order` is that of the log: an audit makes the rows in it, so that lists can be compared.
+    """
 
     name: str
     keys: int
     columns: tuple[str, ...]
     expressions: tuple[str, ...]
+    order: LiteralString
 
     @property
     def label(self) -> str:
@@ -47,10 +50,10 @@ class Table(msgspec.Struct, frozen=True):
         return self.columns.index("position")
 
 
-def _table(name: str, keys: int, text: str) -> Table:
+def _table(name: str, keys: int, text: str, order: LiteralString = "position") -> Table:
     """Make a table from `column` and `column::type` words."""
     words = tuple(text.split())
-    return Table(name, keys, tuple(word.partition("::")[0] for word in words), words)
+    return Table(name, keys, tuple(word.partition("::")[0] for word in words), words, order)
 
 
 RULESETS = _table(
@@ -85,18 +88,26 @@ VOUCHERS = _table(
     2,
     "position ordinal book_id source_id accounting_date::text business_type rule_id "
     "ruleset_hash corrects business_date::text",
+    "position, ordinal",
 )
 VOUCHER_LINES = _table(
     "voucher_lines",
     3,
     "position ordinal line_no side subject currency amount_minor account off_balance",
+    "position, ordinal, line_no",
 )
-OPERATION_ORDERS = _table("operation_orders", 4, "book_id order_number kind operation_id position")
+OPERATION_ORDERS = _table(
+    "operation_orders",
+    4,
+    "book_id order_number kind operation_id position",
+    'position, kind COLLATE "C", order_number COLLATE "C"',
+)
 ISSUES = _table(
     "issues",
     3,
     "book_id operation_id issue_no code leg_no account intended_account currency amount_minor "
     "reason business_date::text position",
+    "position, issue_no",
 )
 DECISION_TABLES = (
     RULESETS,
@@ -106,37 +117,90 @@ DECISION_TABLES = (
     DAY_CUTS,
     PERIOD_CHANGES,
 )
-TABLES = (*DECISION_TABLES, OUTCOMES, VOUCHERS, VOUCHER_LINES, OPERATION_ORDERS, ISSUES)
 DERIVED_TABLES = (OUTCOMES, VOUCHERS, VOUCHER_LINES)
+ROWS_PER_READ = 5_000
 _decode_amounts = msgspec.json.Decoder(dict[str, int]).decode
 
 
 def select_stretch(conn: Connection[Any], table: Table, after: int, through: int) -> list[Row]:
-    """Read a table's rows with after < position ≤ through, by key."""
-    return _select(conn, table, "position > %s AND position <= %s", (after, through))
+    """Read a table's rows with after < position ≤ through, in the order of the log."""
+    query = _select(table, "WHERE position > %s AND position <= %s")
+    return conn.execute(query, (after, through), prepare=True, binary=True).fetchall()
 
 
 def select_at(conn: Connection[Any], table: Table, positions: Iterable[int]) -> list[Row]:
-    """Read a table's rows at these positions, by key."""
-    return _select(conn, table, "position = ANY(%s)", (list(positions),))
+    """Read a table's rows at these positions, in the order of the log."""
+    query = _select(table, "WHERE position = ANY(%s)")
+    return conn.execute(query, (list(positions),), prepare=True, binary=True).fetchall()
 
 
-def compare_rows(table: Table, expected: Rows, found: Iterable[Row]) -> None:
-    """Compare rows of a table with what should be there; `expected` is used up."""
-    compare_table(CHECK, table.label, table.columns, table.keys, expected=expected, found=found)
+class Following:
+    """A whole table's rows in the order of the log, read once: it has no index by position."""
+
+    def __init__(self, conn: Connection[Any], table: Table) -> None:
+        self._rows = _read_all(conn, table)
+        self._at = table.at
+        self._ahead = next(self._rows, None)
+
+    def take(self, through: int) -> list[Row]:
+        """Return the rows up to a position that have not been returned yet."""
+        taken: list[Row] = []
+        row, at = self._ahead, self._at
+        while row is not None and row[at] <= through:
+            taken.append(row)
+            row = next(self._rows, None)
+        self._ahead = row
+        return taken
 
 
-def _select(conn: Connection[Any], table: Table, where: LiteralString, values: Row) -> list[Row]:
-    query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {}").format(
+def compare_rows(table: Table, expected: list[Row], found: list[Row]) -> None:
+    """Compare rows of a table with what should be there. Raises `DifferenceFound`.
+
+    Equal lists are equal rows; otherwise rows are compared by key, and the first is named.
+    """
+    if expected == found:
+        return
+    should: Iterable[Row] = expected
+    does: Iterable[Row] = found
+    if table is OUTCOMES:
+        should, does = map(_with_amounts, expected), map(_with_amounts, found)
+    compare_table(
+        CHECK,
+        table.label,
+        table.columns,
+        table.keys,
+        expected={row[: table.keys]: row for row in should},
+        found=does,
+    )
+
+
+def amounts_text(amounts: Mapping[str, int]) -> str:
+    """Write amounts per currency as the database shows its `jsonb`: shorter names first."""
+    if len(amounts) == 1:
+        return '{"%s": %d}' % next(iter(amounts.items()))  # noqa: UP031 - for each operation
+    ordered = sorted(amounts.items(), key=lambda each: (len(each[0]), each[0]))
+    return "{" + ", ".join(f'"{currency}": {minor}' for currency, minor in ordered) + "}"
+
+
+def _with_amounts(row: Row) -> Row:
+    """Read an outcome's amounts: written in another way they are still the same."""
+    return (*row[:-1], _decode_amounts(row[-1]))
+
+
+def _read_all(conn: Connection[Any], table: Table) -> Iterator[Row]:
+    with conn.cursor(name=f"audit_{table.name}") as cursor:
+        cursor.itersize = ROWS_PER_READ
+        cursor.execute(_select(table, ""), binary=True)
+        yield from cursor
+
+
+def _select(table: Table, where: LiteralString) -> sql.Composed:
+    return sql.SQL("SELECT {} FROM {} {} ORDER BY {}").format(
         sql.SQL(", ").join(map(_expression, table.expressions)),
         sql.Identifier(table.name),
         sql.SQL(where),
-        sql.SQL(", ").join(map(sql.Identifier, table.columns[: table.keys])),
+        sql.SQL(table.order),
     )
-    rows: list[Row] = conn.execute(query, values, prepare=True, binary=True).fetchall()
-    if table is OUTCOMES:
-        return [(*row[:-1], _decode_amounts(row[-1])) for row in rows]
-    return rows
 
 
 def _expression(word: str) -> sql.Composable:
