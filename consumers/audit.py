@@ -72,7 +72,7 @@ from projections.rulesets import PublishedRulesets
 
 OPERATIONS_PER_COMPARE = 5_000
 POSITIONS_PER_COMPARE = 50_000
-POSITIONS_PER_READ = 20_000
+POSITIONS_PER_READ = 4_000
 SELECT_PUBLISHED = """
     SELECT notification_id, uuid_send(originator_id), topic, state FROM ledger.stored_events
     WHERE notification_id > %s AND notification_id <= %s
@@ -133,6 +133,7 @@ class Books:
         standing.STATUSES_CHECK,
         audit_sums.TOTALS_CHECK,
         audit_sums.GL_CHECK,
+        audit_sums.DAYS_CHECK,
         audit_sums.LANES_CHECK,
         NUMBERS_CHECK,
         standing.IDENTITY_CHECK,
@@ -212,6 +213,7 @@ class Books:
             self._unseen.add((operation.book_id, operation.operation_id))
             return
         self._operations += 1
+        self._sums.add_operation(operation)
         settled = self._settled(booked)
         if settled.outcome.status in FINAL:
             self._expect_outcome(stream, settled)

@@ -35,7 +35,7 @@ __all__ = [
     "verify_in_tx",
 ]
 
-PARALLEL_FROM_EVENTS = 100_000
+PARALLEL_FROM_EVENTS = 50_000
 SELECT_RESTORED = """
     SELECT l.incarnation FROM ledger.log l
     WHERE l.incarnation > %s AND EXISTS (SELECT 1 FROM projections.positions)

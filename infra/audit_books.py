@@ -15,6 +15,7 @@ from psycopg import IsolationLevel, sql
 
 from consumers.audit import Books, read_published
 from ledger.audit import Difference, DifferenceFound
+from ledger.interpreter import without_collector
 from ledger.priority import server_goes_after_postings
 
 
@@ -44,7 +45,8 @@ def audit_books(asked: Asked) -> Found:
         conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(asked.snapshot))
         try:
             books.start(conn)
-            read_published(conn, books, asked.last_id)
+            with without_collector():
+                read_published(conn, books, asked.last_id)
             books.finish()
         except DifferenceFound as found:
             difference = found.difference

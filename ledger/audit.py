@@ -33,6 +33,7 @@ from ledger.audit_verdict import (
 )
 from ledger.business_types import BusinessTypes, load_business_types
 from ledger.codec import Seal
+from ledger.interpreter import without_collector
 
 __all__ = [
     "Difference",
@@ -131,7 +132,7 @@ def verify_in_tx(
         for reader in readers:
             reader.start(conn)
         total = _last_id(conn)
-        with closing(chain.read_commits(conn, digest)) as read:
+        with without_collector(), closing(chain.read_commits(conn, digest)) as read:
             for commit in read:
                 events = fold.read(commit)
                 for reader in readers:

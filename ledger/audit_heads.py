@@ -7,6 +7,7 @@ a row too many is a difference as much as one too few.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -114,6 +115,7 @@ SELECT_BOOKS = """
 ROWS_PER_READ = 5_000
 _PARTIAL_TYPES = ACCOUNTS.index("partial_types")
 _FACTS = 29  # fields of Account before its agreement and details; the columns' order but one
+_facts = attrgetter(*Account.__struct_fields__[:_FACTS])
 _AGREED = len(Buffering.__struct_fields__)
 _TERMS = len(CreditTerms.__struct_fields__)
 _STRIPED = len(Striping.__struct_fields__)
@@ -159,7 +161,7 @@ def _array_as_tuple(row: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _account_row(stream: bytes, account: Account) -> tuple[Any, ...]:
-    facts = [getattr(account, name) for name in account.__struct_fields__[:_FACTS]]
+    facts = _facts(account)
     details = (len(account.holds), len(account.freezes), len(account.limits))
     agreed, signed, striping = account.buffering, account.credit_terms, account.striping
     terms = (None,) * _TERMS if signed is None else msgspec.structs.astuple(signed)

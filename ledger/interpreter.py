@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # A thread that has an answer of the database gets the interpreter back after so long at most; with
 # Python's 5 ms it waits behind the event loop, or behind who makes the next batch, at each step.
@@ -20,3 +22,15 @@ def suit_batches() -> None:
     """Set both, for the whole process."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Look for no circles meanwhile: for a pass over the whole log, which makes none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

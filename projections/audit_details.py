@@ -1,8 +1,8 @@
 """Audit what operations leave in the books whatever the rules make of them.
 
-A `ledger.audit.Reader`: order numbers, issues and account days of every operation that has been
-claimed. Nothing is posted for it, so it can run where the log is proved while `consumers/audit.py`
-runs in a process of its own. Memory: the rows of one stretch of the log, and the account days.
+A `ledger.audit.Reader`: order numbers and issues of every operation that has been claimed.
+Nothing is posted for it, so it can run where the log is proved while `consumers/audit.py` runs in
+a process of its own. Memory: the rows of one stretch of the log.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from psycopg import Connection
 from ledger.audit_fold import Proved
 from ledger.events import OperationBooked
 from projections.audit import USE_BOOKS, read_standing
-from projections.audit_sums import DAYS_CHECK, Days
 from projections.audit_tables import ISSUES, OPERATION_ORDERS, Following, Row, compare_rows
 from projections.orders import order_numbers
 
@@ -24,15 +23,14 @@ LAST = 2**63 - 1
 
 
 class Details:
-    """Order numbers, issues and account days as the log makes them, compared with the stored."""
+    """Order numbers and issues as the log makes them, compared with those that are stored."""
 
-    checks: tuple[str, ...] = (DAYS_CHECK,)
+    checks: tuple[str, ...] = ()  # part of the check of the books, which passes after this
     notes: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._orders: list[Row] = []
         self._issues: list[Row] = []
-        self._days = Days()
         self._compared_to = 0
 
     def start(self, conn: Connection[Any]) -> None:
@@ -48,7 +46,6 @@ class Details:
         visible, ahead = self._standing.visible, self._standing.ahead
         for position, _, event in events:
             if type(event) is OperationBooked and (position <= visible or position in ahead):
-                self._days.add_operation(event)
                 if event.orders is not None:
                     self._expect_orders(position, event)
                 if event.issues:
@@ -57,9 +54,8 @@ class Details:
             self._compare_stretch(through)
 
     def finish(self) -> None:
-        """Compare the rest, and the days."""
+        """Compare the rest."""
         self._compare_stretch(LAST)
-        self._days.compare(self._conn)
 
     def _expect_orders(self, position: int, operation: OperationBooked) -> None:
         numbers = order_numbers(operation)

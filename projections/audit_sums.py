@@ -63,11 +63,12 @@ Row = tuple[Any, ...]
 
 
 class Sums:
-    """Totals of outcomes and vouchers that are in the books, by key without the lane."""
+    """Totals of everything that is in the books, by key without the lane."""
 
     def __init__(self) -> None:
         self.totals: dict[tuple[str, str, str], list[int]] = {}
         self.gl: dict[tuple[str, str, str, str], list[Any]] = {}
+        self.days: dict[tuple[str, str, str, str], list[int]] = {}
 
     def add_outcome(self, book_id: str, status: str, amounts: Mapping[str, int]) -> None:
         """Count an outcome in every currency it moved."""
@@ -85,28 +86,9 @@ class Sums:
                 total = self.gl[key] = [line.off_balance, 0, 0]
             total[2 if line.side == "credit" else 1] += line.amount_minor
 
-    def compare(self, conn: Connection[Any]) -> None:
-        """Compare both tables, and what each lane has in them. Raises `DifferenceFound`."""
-        totals = conn.execute(SELECT_TOTALS).fetchall()
-        gl = conn.execute(SELECT_GL).fetchall()
-        days = conn.execute(SELECT_DAYS).fetchall()
-        # A lane of an earlier bus may be left with a repair's zero sums and its vouchers only.
-        lanes = {row[0] for row in conn.execute(SELECT_LANES)} | {row[4] for row in gl}
-        _compare(TOTALS_CHECK, "projections.outcome_totals", TOTALS, self.totals, totals)
-        _compare(GL_CHECK, "projections.gl_balances", GL, self.gl, gl)
-        _compare_lanes(totals, days, lanes)
-        _compare_gl_lanes(gl, {row[3] for row in totals})
-
-
-class Days:
-    """What moved on each account and business date in the books."""
-
-    def __init__(self) -> None:
-        self._days: dict[tuple[str, str, str, str], list[int]] = {}
-
     def add_operation(self, operation: OperationBooked) -> None:
         """Add an operation's movements to its accounts' days."""
-        book_id, date, days = operation.book_id, operation.business_date, self._days
+        book_id, date, days = operation.book_id, operation.business_date, self.days
         for leg in operation.legs:
             kind = leg.kind
             if kind in MOVEMENT_KINDS:
@@ -118,9 +100,17 @@ class Days:
                 day[2], day[3] = leg.balance_minor, leg.version  # versions only grow
 
     def compare(self, conn: Connection[Any]) -> None:
-        """Compare the table of days. Raises `DifferenceFound`."""
+        """Compare all three tables. Raises `DifferenceFound`."""
+        totals = conn.execute(SELECT_TOTALS).fetchall()
+        gl = conn.execute(SELECT_GL).fetchall()
         days = conn.execute(SELECT_DAYS).fetchall()
-        _compare(DAYS_CHECK, "projections.account_balances_daily", DAYS, self._days, days)
+        # A lane of an earlier bus may be left with a repair's zero sums and its vouchers only.
+        lanes = {row[0] for row in conn.execute(SELECT_LANES)} | {row[4] for row in gl}
+        _compare(TOTALS_CHECK, "projections.outcome_totals", TOTALS, self.totals, totals)
+        _compare(GL_CHECK, "projections.gl_balances", GL, self.gl, gl)
+        _compare(DAYS_CHECK, "projections.account_balances_daily", DAYS, self.days, days)
+        _compare_lanes(totals, days, lanes)
+        _compare_gl_lanes(gl, {row[3] for row in totals})
 
 
 def _compare(
