@@ -17,9 +17,9 @@ from psycopg import Connection
 
 from ledger import events as ev
 from ledger.account import Account, instant_text
-from ledger.codec import Row, account_stream, decode_event, digest_of
+from ledger.codec import TOPIC_OF, account_stream, decode_event, decoders, digest_of_parts
 from ledger.errors import InvalidRequest, LogCorrupt, NotFound
-from ledger.evolve import evolve, opened
+from ledger.evolve import advance, evolve, opened
 from ledger.operation import STRIPES_MAX
 from ledger.stripes import is_stripe, stripe_number, whole_of
 
@@ -38,9 +38,14 @@ SELECT_FIRST = """
     WHERE originator_id = ANY(%s) AND originator_version = 1 ORDER BY originator_id
 """
 ROWS_PER_READ = 5_000
+_DECODERS: dict[bytes, Callable[[bytes], Any]] = {
+    topic: decode
+    for topic, decode in decoders().items()
+    if topic in {TOPIC_OF[kind] for kind in ev.AccountEvent.__args__}
+}
 
 
-class ReplayedEvent(msgspec.Struct, frozen=True):
+class ReplayedEvent(msgspec.Struct, frozen=True, gc=False):
     """One event of the account, or of a stripe of it, with its place and the balance it left."""
 
     position: int
@@ -85,8 +90,14 @@ def replay(
             own = event.account == number
             if not included(event) and (own or at_version is None):
                 break
-            accounts[event.account] = evolve(accounts.get(event.account), event)
-            account = whole_of(accounts[number], accounts.get)
+            part = accounts.get(event.account)
+            if part is None:
+                accounts[event.account] = evolve(None, event)
+            else:
+                advance(part, event)
+            account = accounts[number]
+            if account.striping is not None:
+                account = whole_of(account, accounts.get)
             events.append(
                 ReplayedEvent(
                     position,
@@ -152,12 +163,10 @@ def _read_streams(
             ids = [uuid.UUID(bytes=stream) for stream in streams]
             cursor.execute(SELECT_STREAMS, (ids,), binary=True)
         for stream, position, version, topic, state, digest in cursor:
-            if digest_of(position, Row(stream, version, topic, state)) != digest:
+            if digest_of_parts(position, stream, version, topic, state) != digest:
                 raise LogCorrupt(f"position {position}: the row's digest does not fit")
             if version != expected[stream]:
                 wanted = expected[stream]
                 raise LogCorrupt(f"position {position}: version {version}, expected {wanted}")
-            event = decode_event(topic.decode(), state)
-            assert isinstance(event, ev.AccountEvent)
-            yield position, event
+            yield position, _DECODERS[topic](state)
             expected[stream] += 1
