@@ -54,8 +54,8 @@ def run(run: Run) -> None:
     _aims(run)
     sheet.note(
         PROCESSES,
-        "Two processes are for availability here: on two processors they compete with the "
-        "generator and with PostgreSQL, and each loses its cached heads to the other.",
+        "The two share one engine, as `daybook serve --processes 2` starts them; on two processors "
+        "they compete with the generator and with PostgreSQL.",
     )
 
 

@@ -91,7 +91,11 @@ def api_server(
                     database_url,
                     folder=folder,
                     fds=(listener.fileno(),),
-                    environment={"DAYBOOK_HOME": str(folder), "DAYBOOK_LOG_LEVEL": "warning"},
+                    environment={
+                        "DAYBOOK_HOME": str(folder),
+                        "DAYBOOK_LOG_LEVEL": "warning",
+                        "DAYBOOK_PROCESSES": str(processes),  # as `daybook serve` tells them
+                    },
                 )
             )
             for number in range(processes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
@@ -20,6 +21,7 @@ import psycopg
 import uvicorn
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from prometheus_client import CollectorRegistry
 from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 from starlette.exceptions import HTTPException
@@ -39,7 +41,7 @@ from infra.schema_check import SchemaCheck
 from infra.settings import Settings, names_of
 from infra.traces import tracing
 from ledger.admission import Admission, AdmissionCollector, AdmissionLimits, returning_types
-from ledger.api_bridge import EngineBridge, StoreBridge
+from ledger.api_bridge import EngineBridge, StoreBridge, TakesTickets
 from ledger.api_call import Call, Limits
 from ledger.api_docs import add_ledger_documents
 from ledger.api_gate import (
@@ -54,12 +56,14 @@ from ledger.api_gate import (
 from ledger.api_metrics import Metrics
 from ledger.api_parse import Parser
 from ledger.api_routes import HOT, add_ledger_routes
+from ledger.audit_chain import SELECT_LOG
 from ledger.backlog import Backlog, BacklogGate, held_back_types
 from ledger.books import select_book
 from ledger.business_types import BusinessTypes, load_business_types
 from ledger.engine import Engine, EngineSettings
 from ledger.errors import LedgerError, StoreUnavailable
 from ledger.principals import Keyring, select_principal
+from ledger.shared_engine import SharedEngine, SharingCollector
 from projections.api import add_books_documents, books_router
 from projections.backlog import select_backlog
 
@@ -214,11 +218,12 @@ async def _open_api(
     engine = start_engine(types)
     stack.push_async_callback(asyncio.to_thread, engine.stop, settings.drain_timeout_s)
     admission = Admission(admission_limits(settings), returning_types(types), time.monotonic)
-    bridge = EngineBridge(engine, admission, patience_s=settings.request_timeout_s)
+    registry = process_registry()
+    shared = _shared(settings, url, engine, registry, stack)
+    bridge = EngineBridge(shared, admission, patience_s=settings.request_timeout_s)
     bridge.start()
     stack.callback(bridge.close)
     gate = _open_gate(settings, url, stack)
-    registry = process_registry()
     registry.register(AdmissionCollector(admission))
     stack.enter_context(metrics_port(settings, registry))
 
@@ -260,6 +265,33 @@ async def _open_api(
         read_schema=SchemaCheck().state,
         on_kafka=settings.bus == "kafka",
     )
+
+
+def _shared(
+    settings: Settings,
+    url: str,
+    engine: Engine,
+    registry: CollectorRegistry,
+    stack: AsyncExitStack,
+) -> TakesTickets:
+    """Return the engine, shared with the other processes where one command starts several."""
+    if settings.processes == 1:
+        return engine
+    shared = SharedEngine(engine, settings.home / "run", lambda: _log_at(settings, url))
+    shared.start()
+    stack.push_async_callback(shared.stop, settings.drain_timeout_s)
+    registry.register(SharingCollector(shared))
+    return shared
+
+
+def _log_at(settings: Settings, url: str) -> str:
+    """Say which log is booked, where, and by which release. Raises OSError without a database."""
+    try:
+        with connect(url, settings, "daybook-engine") as conn:
+            log = conn.execute(SELECT_LOG).fetchone()
+    except psycopg.Error as error:
+        raise OSError(str(error).strip()) from error
+    return hashlib.sha256(repr((url, log, version("daybook"))).encode()).hexdigest()[:32]
 
 
 def admission_limits(settings: Settings) -> AdmissionLimits:

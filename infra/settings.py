@@ -65,7 +65,13 @@ class Settings(BaseSettings):
     key: SecretStr | None = Field(
         None, description="API key the commands send; unset: this machine's own, in home."
     )
-    processes: int = Field(1, ge=1, le=64, description="API processes of one `daybook serve`.")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="API processes of one `daybook serve`; those with one home and database share "
+        "one engine.",
+    )
     shared_data: Path = Field(
         Path("../shared/data"),
         description="Folder of the bank data sets that the import's acceptance reads.",

@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import psycopg
 from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from ledger.admission import Admission
-from ledger.engine import Engine, Ticket
-from ledger.errors import InvalidRequest, StoreUnavailable
+from ledger.errors import InvalidRequest, LedgerError, StoreUnavailable
 from ledger.job import Job
 from ledger.operation import Result
+from ledger.ticket import Ticket
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,10 +30,22 @@ LOOK_S = 1.0
 Waiting = asyncio.Future[list[Result]]
 
 
+class TakesTickets(Protocol):
+    """An engine as the API sees it: this process's own, or one that processes share."""
+
+    @property
+    def queued(self) -> int: ...
+
+    @property
+    def stopped_by(self) -> LedgerError | None: ...
+
+    def take(self, tickets: Iterable[Ticket], /) -> None: ...
+
+
 class EngineBridge:
     """Awaitable `post` in front of an engine; at most `patience_s` long."""
 
-    def __init__(self, engine: Engine, admission: Admission, *, patience_s: float) -> None:
+    def __init__(self, engine: TakesTickets, admission: Admission, *, patience_s: float) -> None:
         self.engine = engine
         self.admission = admission
         self._patience_s = patience_s

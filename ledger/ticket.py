@@ -53,7 +53,11 @@ class Ticket:
                 # The caller's event loop is gone: nobody is there to be told.
                 _log.warning("ticket: the caller has gone")
         if hops.on:
-            tell_settled(self.job.submissions, self._began_ns, results)
+            self.tell_hop(results)
+
+    def tell_hop(self, results: Results | LedgerError) -> None:
+        """Tell the engine's hop of every operation."""
+        tell_settled(self.job.submissions, self._began_ns, results)
 
     def results(self, timeout_s: float | None = None) -> Results:
         """Return one result per submission, in order; raise the job's error."""

@@ -91,3 +91,10 @@ def _leave(server: EmbeddedPostgres, name: str) -> None:
 def _administer(server: EmbeddedPostgres, command: str) -> None:
     with psycopg.connect(server.url_of("postgres"), autocommit=True) as conn:
         conn.execute(command.encode())
+
+
+@pytest.fixture
+def second_database_url(postgres_server: EmbeddedPostgres, template_database: str) -> Iterator[str]:
+    """Another migrated database of this test's own."""
+    with fresh_database(postgres_server, template_database) as url:
+        yield url

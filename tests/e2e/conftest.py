@@ -12,9 +12,7 @@ import pytest
 from infra.demo.payment_day import BUSINESS_DATE
 from infra.demo.system import System, own_settings, own_topics, system
 from infra.kafka import KafkaBroker
-from infra.postgres import EmbeddedPostgres
 from infra.settings import Settings, load_settings, with_overrides
-from tests.fix_postgres import fresh_database
 
 Running = Callable[..., AbstractContextManager[System]]
 
@@ -37,13 +35,6 @@ def running(tmp_path: Path, database_url: str) -> Running:
             yield started
 
     return start
-
-
-@pytest.fixture
-def second_database_url(postgres_server: EmbeddedPostgres, template_database: str) -> Iterator[str]:
-    """Another migrated database of this test's own."""
-    with fresh_database(postgres_server, template_database) as url:
-        yield url
 
 
 @pytest.fixture(params=["log", pytest.param("kafka", marks=pytest.mark.kafka)])
