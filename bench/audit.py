@@ -43,7 +43,9 @@ def run(run: Run) -> None:
             started = time.perf_counter()
             replayed = replay(conn, BOOK, HOT)
             _add(run, REPLAY, len(replayed.events), time.perf_counter() - started, written)
-    run.sheet.note(AUDIT, "In one process, reading from the server; verify reads every event once.")
+    run.sheet.note(
+        AUDIT, "Verify reads every event once, in two processes from 50,000 on; replay in one."
+    )
     for words, subject in (("verify", VERIFY), ("replay", REPLAY)):
         aim = Aim(f"audit {words}: times the rate of writing", AUDIT, subject, TIMES, TIMES_LEAST)
         run.sheet.aim(aim)

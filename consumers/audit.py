@@ -151,8 +151,8 @@ class Books:
         self._open: dict[OperationName, _Open] = {}
         self._unseen: set[OperationName] = set()
         self._changed_at: dict[OperationName, int] = {}
-        self._late: dict[int, _Open] = {}
-        self._order_positions: list[int] = []
+        self._late: list[_Open] = []
+        self._late_positions: set[int] = set()  # of those, and of the orders that change them
         self._compared_to = FIRST
         self._operations = 0
         self._fresh()
@@ -220,7 +220,8 @@ class Books:
             return
         entry = _Open(booked, stream, settled)
         self._open[settled.outcome.name] = entry
-        self._late[position] = entry
+        self._late.append(entry)
+        self._late_positions.add(position)
 
     def _settled(self, booked: Booked) -> Settled:
         position, operation = booked.position, booked.operation
@@ -315,7 +316,7 @@ class Books:
             self._rulesets.add_published(position, decision)
             self._latest[decision.book_id] = Ruleset.from_document(decision.document)
         elif isinstance(decision, RepairRequested | OverrideApproved):
-            self._order_positions.append(position)
+            self._late_positions.add(position)
             if position in self._performed:
                 self._perform(position, decision)
 
@@ -374,14 +375,14 @@ class Books:
     def _compare_stretch(self, through: int) -> None:
         """Compare the rows whose source is in the stretch; what was ever open comes last."""
         after = self._compared_to
-        later = {*self._late, *self._order_positions}
+        late = self._late_positions
         for table in TABLES:
             found = select_stretch(self._conn, table, after, through)
             expected = self._expected[table.name]
             if table in DECISION_TABLES:
                 expected = _without_unseen(expected, found, self._standing.visible)
-            elif later:
-                found = [row for row in found if row[table.at] not in later]
+            elif late:
+                found = [row for row in found if row[table.at] not in late]
             compare_rows(table, expected, found)
         self._compare_statuses()
         self._compared_to = through
@@ -390,14 +391,13 @@ class Books:
     def _compare_late(self) -> None:
         """Compare what was parked or waiting at first, in the state the log leaves it in."""
         self._fresh()
-        for entry in self._late.values():
+        for entry in self._late:
             self._let_sleep(entry)
             self._expect_outcome(entry.stream, entry.settled)
             if entry.settled.outcome.status not in FINAL:
                 self._unposted.add(entry.booked.operation)
-        positions = [*self._late, *self._order_positions]
         for table in DERIVED_TABLES:
-            found = select_at(self._conn, table, positions)
+            found = select_at(self._conn, table, self._late_positions)
             compare_rows(table, self._expected[table.name], found)
         self._compare_statuses()
 
