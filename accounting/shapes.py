@@ -58,7 +58,7 @@ class Shape(NamedTuple):
     currencies: int
 
 
-ShapeKey = tuple[tuple[tuple[str, str, str], ...], tuple[tuple[str, str], ...]]
+ShapeKey = tuple[str | None, ...]
 
 
 class PostingPlan(NamedTuple):
@@ -81,10 +81,14 @@ class PostingPlan(NamedTuple):
 
 def key_of(moves: Sequence[BookedLeg], amounts: dict[str, NamedAmount]) -> ShapeKey:
     """Name a shape: side, subject and currency of the movement legs, names of the amounts."""
-    return (
-        tuple([(leg.kind, leg.subject, leg.currency) for leg in moves]),
-        tuple([(name, amount.currency) for name, amount in amounts.items()]) if amounts else (),
-    )
+    key: list[str | None] = []
+    for leg in moves:
+        key += (leg.kind, leg.subject, leg.currency)
+    if amounts:
+        key.append(None)  # here the legs end
+        for name, amount in amounts.items():
+            key += (name, amount.currency)
+    return tuple(key)
 
 
 def shape_of(

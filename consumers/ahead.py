@@ -1,9 +1,9 @@
 """Make the next poll ready while the one before it is written.
 
 While the books are behind, the server's work (rows, indexes, commit) and ours (read, decode, try,
-add up) take about the same time, so the two overlap. Invariant: what is made ahead is a function
-of the log alone: no decision is in it, nor in what is written meanwhile. It writes nothing, and is
-used only if that was committed.
+add up, pack) take about the same time, so the two overlap. Invariant: what is made ahead is a
+function of the log alone: no decision is in it, nor in what is written meanwhile. It writes
+nothing, and is used only if that was committed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from psycopg import Error
 
 from consumers.bus import Bus, Poll
 from consumers.messages import Booked, LogRow, Unreadable, is_decision, read_row
-from consumers.vouchers import Batch, added_up, prepare
+from consumers.vouchers import Batch, made_ready, prepare
 from ledger.errors import LogCorrupt
 from projections.rulesets import PublishedRulesets
 
@@ -24,7 +24,7 @@ ROWS_MIN = 500  # fewer are made ready sooner than a thread wakes up
 
 
 class Ready(NamedTuple):
-    """A poll, decoded, tried and added up; it carries operations only."""
+    """A poll, decoded, tried, added up and packed; it carries operations only."""
 
     poll: Poll
     messages: list[Booked]
@@ -34,9 +34,11 @@ class Ready(NamedTuple):
 class Ahead:
     """At most one poll made ready in a thread of its own; used by one other thread."""
 
-    def __init__(self, bus: Bus, rulesets: PublishedRulesets) -> None:
+    def __init__(self, bus: Bus, rulesets: PublishedRulesets, *, with_results: bool) -> None:
+        """`with_results`: the statuses are written in the poll's own commit."""
         self._bus = bus
         self._rulesets = rulesets
+        self._with_results = with_results
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._made: Future[Ready | None] | None = None
 
@@ -73,7 +75,8 @@ class Ahead:
         except Unreadable:
             return None  # it is met again, in its turn
         booked = [message for message in messages if isinstance(message, Booked)]
-        return Ready(poll, booked, added_up(prepare(self._rulesets, booked), poll.lane))
+        batch = prepare(self._rulesets, booked)
+        return Ready(poll, booked, made_ready(batch, with_results=self._with_results))
 
 
 def _has_decision(rows: Sequence[LogRow]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -29,10 +30,11 @@ from consumers.messages import (
     lane_of,
     read_row,
 )
+from consumers.packed import pack_first
 from consumers.posting import results_of
 from consumers.resolution import perform_order_in_tx, sweep_waiters_in_tx
 from consumers.set_aside import is_set_aside, words_of
-from consumers.vouchers import Batch, batch_beyond, handle_in_tx, prepare
+from consumers.vouchers import Batch, Claim, batch_beyond, handle_in_tx, prepare
 from ledger.errors import LogCorrupt
 from ledger.hops import hops, now_ns, tell
 from ledger.statuses import (
@@ -124,7 +126,7 @@ class Consumer:
         self._left_at: dict[int, int] = {}  # where this consumer left each lane
         self.log: LogName = select_log(conn)
         self.rulesets = PublishedRulesets()
-        self._ahead = Ahead(bus, self.rulesets)
+        self._ahead = Ahead(bus, self.rulesets, with_results=self._all_unsaid)
         assign_lanes(conn, bus.lanes)
         self._incarnation = max(lane.incarnation for lane in select_lanes(conn))
         load_rulesets(conn, self.rulesets)
@@ -248,16 +250,20 @@ class Consumer:
     def _write_in_one(self, lane: int, through: int, batch: Batch, *, free: bool = False) -> bool:
         """Write a batch in one transaction; tell whether all of its operations were free."""
         began_ns = now_ns()
-        claim = claim_all_in_tx if free else claim_in_tx
         with self.conn.transaction():
             at = self._lock_lane_in_tx(lane)
             if at.position >= through:
                 return True
             batch = batch_beyond(batch, at.position)
+            packed = batch.packed
+            claim: Claim = claim_in_tx
+            if free:
+                claim = partial(claim_all_in_tx, packed=packed and packed.outcomes)
             outcomes = handle_in_tx(self.conn, self.rulesets, batch, lane, claim=claim)
             unsaid = len(batch.attempts) if free and self._all_unsaid else 0
             if unsaid:
-                insert_results_in_tx(self.conn, results_of(outcomes[:unsaid]))
+                first = packed.results if packed else pack_first(outcomes[:unsaid])
+                insert_results_in_tx(self.conn, first)
             if unsaid < len(outcomes):
                 self._deliver_in_tx(self.conn, results_of(outcomes[unsaid:]))
             move_lane_in_tx(self.conn, at, through)

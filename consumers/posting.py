@@ -19,7 +19,7 @@ from consumers.messages import Booked
 from ledger.statuses import AccountingResult
 from projections.gl_balances import post_lines_in_tx
 from projections.identity import movement_of
-from projections.journal import insert_vouchers_in_tx
+from projections.journal import insert_vouchers_in_tx, pack_vouchers
 from projections.outcomes import (
     FINAL,
     NON_POSTING,
@@ -167,7 +167,7 @@ def settle_after(
 def post_in_tx(conn: Connection[Any], settled: Sequence[Settled], lane: int) -> None:
     """Write vouchers, lines and GL balances of outcomes that are new in this transaction."""
     entered = [(each.source_position, voucher) for each in settled for voucher in each.vouchers]
-    insert_vouchers_in_tx(conn, entered)
+    insert_vouchers_in_tx(conn, pack_vouchers(entered))
     post_lines_in_tx(conn, (voucher for _, voucher in entered), lane)
 
 

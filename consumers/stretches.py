@@ -33,7 +33,8 @@ from projections.outcomes import (
     WAITING,
     OperationName,
     Standing,
-    copy_outcomes_in_tx,
+    insert_outcomes_in_tx,
+    pack_outcomes,
     select_standings,
 )
 from projections.rulesets import PublishedRulesets, load_rulesets
@@ -102,7 +103,7 @@ class StretchWriter:
         new = [each for each in booked if each.position not in waiting] if waiting else booked
         try:
             with self._conn.transaction():
-                copy_outcomes_in_tx(self._conn, [each.outcome for each in settled])
+                insert_outcomes_in_tx(self._conn, pack_outcomes(each.outcome for each in settled))
                 write_new_in_tx(self._conn, settled, new)
         except (psycopg.DataError, psycopg.IntegrityError, errors.RaiseException):
             return Posted(len(booked), tuple(each.position for each in booked))

@@ -15,6 +15,7 @@ from accounting.voucher import Voucher
 from consumers.messages import Booked
 from projections.account_balances import (
     LegSums,
+    WrittenDays,
     add_legs,
     post_leg_sums_in_tx,
     write_leg_sums,
@@ -30,7 +31,7 @@ class Sums:
         self.lines: LineSums = {}
         self.legs: LegSums = {}
         self.totals: Totals = {}
-        self._written: str | None = None
+        self._written: WrittenDays | None = None
 
     def __len__(self) -> int:
         return len(self.lines) + len(self.legs) + len(self.totals)
@@ -46,14 +47,14 @@ class Sums:
         add_totals(self.totals, outcomes)
         add_legs(self.legs, (booked.operation for booked in operations))
 
-    def write(self, lane: int) -> None:
+    def write(self) -> None:
         """Write the longest of them as it is sent; nothing may be added afterwards."""
-        self._written = write_leg_sums(self.legs, lane)
+        self._written = write_leg_sums(self.legs) if self.legs else None
 
     def post_in_tx(self, conn: Connection[Any], lane: int) -> None:
         """Write them into the lane's rows, each table in key order; nothing is left."""
         post_line_sums_in_tx(conn, self.lines, lane)
         post_totals_in_tx(conn, self.totals, lane)
         if self.legs:
-            post_leg_sums_in_tx(conn, self._written or write_leg_sums(self.legs, lane))
+            post_leg_sums_in_tx(conn, self._written or write_leg_sums(self.legs), lane)
         self.lines, self.legs, self.totals, self._written = {}, {}, {}, None

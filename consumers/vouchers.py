@@ -27,6 +27,7 @@ from accounting.decided import (
     RulesetPublished,
 )
 from consumers.messages import Booked, Decided
+from consumers.packed import Packed, pack_entered, pack_new, pack_ordered
 from consumers.posting import (
     Attempt,
     Refused,
@@ -67,13 +68,15 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     """A stretch of the log, tried: attempts and decisions in order of position.
 
     `settled` is there when no operation names an original: then each is as its attempt says.
-    `sums` is what all of these add, where it was added up beforehand; it can be posted once.
+    `sums` and `packed` are what all of these add and enter, where it was made ready beforehand;
+    the sums can be posted once.
     """
 
     attempts: list[Attempt]
     decided: list[Decided]
     settled: list[Settled] | None
     sums: Sums | None = None
+    packed: Packed | None = None
 
 
 def prepare(
@@ -114,14 +117,16 @@ def batch_beyond(batch: Batch, position: int) -> Batch:
     return _batch(attempts, decided)
 
 
-def added_up(batch: Batch, lane: int) -> Batch:
-    """Add up what a batch will write into a lane's sums if all of it is new; pure, no SQL."""
+def made_ready(batch: Batch, *, with_results: bool) -> Batch:
+    """Add up and pack what a batch will write if all of it is new; pure, no SQL."""
     if batch.settled is None:
         return batch
+    operations = [tried.booked for tried in batch.attempts]
     sums = Sums()
-    add_new(sums, batch.settled, [tried.booked for tried in batch.attempts])
-    sums.write(lane)
-    return msgspec.structs.replace(batch, sums=sums)
+    add_new(sums, batch.settled, operations)
+    sums.write()
+    packed = pack_new(batch.settled, operations, with_results=with_results)
+    return msgspec.structs.replace(batch, sums=sums, packed=packed)
 
 
 def handle_in_tx(
@@ -153,22 +158,25 @@ def handle_in_tx(
         fresh = [each for each in settled if each.outcome.position in claimed]
         new = [booked for booked in new if booked.position in claimed]
     outcomes = [each.outcome for each in fresh]
-    write_new_in_tx(conn, fresh, new)
-    sums = batch.sums
-    if sums is None or fresh is not settled:
-        sums = Sums()
+    sums, packed = batch.sums, batch.packed
+    if sums is None or packed is None or fresh is not settled:
+        sums, packed = Sums(), None
         add_new(sums, fresh, new)
+    write_new_in_tx(conn, fresh, new, packed)
     sums.post_in_tx(conn, lane)
     return outcomes + wake_in_tx(conn, rulesets, final_names(outcomes), lane, late=late)
 
 
-def write_new_in_tx(conn: Connection[Any], fresh: Sequence[Settled], new: Sequence[Booked]) -> None:
-    """Write what follows from new outcomes, but for what is summed."""
-    entered = [(each.source_position, voucher) for each in fresh for voucher in each.vouchers]
-    insert_vouchers_in_tx(conn, entered)
-    operations = [(booked.position, booked.operation) for booked in new]
-    insert_orders_in_tx(conn, operations)
-    insert_issues_in_tx(conn, operations)
+def write_new_in_tx(
+    conn: Connection[Any],
+    fresh: Sequence[Settled],
+    new: Sequence[Booked],
+    packed: Packed | None = None,
+) -> None:
+    """Write what follows from new outcomes, but for what is summed; `packed` is of the same."""
+    insert_vouchers_in_tx(conn, pack_entered(fresh) if packed is None else packed.vouchers)
+    insert_orders_in_tx(conn, pack_ordered(new) if packed is None else packed.orders)
+    insert_issues_in_tx(conn, ((booked.position, booked.operation) for booked in new))
 
 
 def add_new(sums: Sums, fresh: Sequence[Settled], new: Sequence[Booked]) -> None:

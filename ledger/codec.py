@@ -196,8 +196,8 @@ def seal_of(
     return Seal(first_id, last_id, book_id, booked_at, totals, previous, seal)
 
 
-_HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
-_TRAILER = struct.pack(">h", -1)
+COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
+COPY_TRAILER = struct.pack(">h", -1)
 
 
 def copy_bytes(first_id: int, rows: Sequence[Row], digests: Sequence[bytes]) -> bytes:
@@ -205,7 +205,7 @@ def copy_bytes(first_id: int, rows: Sequence[Row], digests: Sequence[bytes]) -> 
     pack_head = struct.Struct(">hi16siqi").pack
     pack_int = struct.Struct(">i").pack
     pack_tail = struct.Struct(">iqi32s").pack
-    parts = [_HEADER]
+    parts = [COPY_HEADER]
     add = parts.append
     position = first_id
     for (stream_id, version, topic, state), digest in zip(rows, digests, strict=True):
@@ -215,5 +215,5 @@ def copy_bytes(first_id: int, rows: Sequence[Row], digests: Sequence[bytes]) -> 
         add(state)
         add(pack_tail(8, position, 32, digest))
         position += 1
-    add(_TRAILER)
+    add(COPY_TRAILER)
     return b"".join(parts)

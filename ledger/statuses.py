@@ -7,12 +7,21 @@ and a status never goes backwards.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Any
 
 import msgspec
 from psycopg import Connection
 
+from ledger.binary_copy import (
+    HEADER,
+    TRAILER,
+    copy_in_tx,
+    count_field,
+    int8_field,
+    refusing,
+    text_field,
+    text_fields,
+)
 from ledger.codec import operation_stream
 
 APPLY = """
@@ -30,9 +39,10 @@ APPLY = """
 
 STATUSES_KEY = "accounting_statuses_pkey"
 COPY = """
-    COPY ledger.accounting_statuses (stream_id, book_id, operation_id, status, reason, revision)
-    FROM STDIN
+    COPY ledger.accounting_statuses (stream_id, book_id, status, reason, operation_id, revision)
+    FROM STDIN (FORMAT BINARY)
 """
+ROW_HEAD = count_field(6) + b"\x00\x00\x00\x10"  # six fields, the first of 16 bytes
 
 
 class AccountingResult(msgspec.Struct, frozen=True, gc=False):
@@ -57,15 +67,31 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
 _encode = msgspec.json.Encoder().encode
 
 
-def insert_results_in_tx(conn: Connection[Any], results: Sequence[AccountingResult]) -> None:
+def pack_first_results(results: Sequence[AccountingResult]) -> bytes:
+    """Pack results for `insert_results_in_tx`, in key order; pure."""
+    with refusing():
+        rows = [
+            b"".join(
+                (
+                    ROW_HEAD,
+                    operation_stream(result.book_id, result.operation_id),
+                    text_fields(result.book_id, result.status, result.reason),
+                    text_field(result.operation_id),
+                    int8_field(8, result.revision),
+                )
+            )
+            for result in results
+        ]
+    rows.sort()
+    return b"".join((HEADER, *rows, TRAILER))
+
+
+def insert_results_in_tx(conn: Connection[Any], packed: bytes) -> None:
     """Write the first results of operations, at half of what `apply_results_in_tx` costs.
 
     Raises UniqueViolation (STATUSES_KEY), and the transaction is lost, if one is not the first.
     """
-    rows = sorted(map(_row_of, results), key=itemgetter(0))
-    with conn.cursor() as cursor, cursor.copy(COPY) as copy:
-        for row in rows:
-            copy.write_row(row)
+    copy_in_tx(conn, COPY, packed)
 
 
 def apply_results_in_tx(conn: Connection[Any], results: Sequence[AccountingResult]) -> int:

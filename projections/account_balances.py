@@ -19,17 +19,18 @@ from ledger.events import MOVEMENT_KINDS, OperationBooked
 from ledger.reads import select_parts_in_tx
 from projections.pages import Page, checked_limit, page_of, read_cursor
 from projections.striped_days import PartDay, select_striped_days
-from projections.tables import json_rows
+from projections.tables import integer_array, text_array
 
 POST = """
     INSERT INTO account_balances_daily AS old (book_id, account, currency, business_date, lane,
         debit_minor, credit_minor, closing_minor, last_version)
-    SELECT book_id, account, currency, business_date, lane,
+    SELECT book_id, account, currency, business_date, %s,
            debit_minor, credit_minor, closing_minor, last_version
-    FROM json_to_recordset(%s::json) AS fresh(book_id text, account text, currency text,
-        business_date date, lane integer, debit_minor numeric, credit_minor numeric,
-        closing_minor bigint, last_version bigint)
-    ORDER BY book_id, account, currency, business_date, lane
+    FROM unnest(%s::text[], %s::text[], %s::text[], %s::date[], %s::numeric[], %s::numeric[],
+                %s::bigint[], %s::bigint[])
+      AS fresh(book_id, account, currency, business_date, debit_minor, credit_minor,
+               closing_minor, last_version)
+    ORDER BY book_id, account, currency, business_date
     ON CONFLICT ON CONSTRAINT account_balances_daily_pkey DO UPDATE
     SET debit_minor = old.debit_minor + EXCLUDED.debit_minor,
         credit_minor = old.credit_minor + EXCLUDED.credit_minor,
@@ -52,18 +53,7 @@ SELECT_DAYS = """
 
 # book, account, currency, business date → debits, credits, closing, its version
 LegSums = dict[tuple[str, str, str, str], list[int]]
-
-
-class _Row(msgspec.Struct, frozen=True, gc=False):
-    book_id: str
-    account: str
-    currency: str
-    business_date: str
-    lane: int
-    debit_minor: str
-    credit_minor: str
-    closing_minor: int
-    last_version: int
+WrittenDays = tuple[str, ...]  # an array for each of these columns
 
 
 class AccountDay(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,19 +87,18 @@ def add_legs(days: LegSums, operations: Iterable[OperationBooked]) -> None:
                 day[2], day[3] = leg.balance_minor, leg.version
 
 
-def write_leg_sums(days: LegSums, lane: int) -> str:
-    """Write days as `post_leg_sums_in_tx` sends them."""
-    return json_rows(
-        [
-            _Row(*key, lane, str(debit_minor), str(credit_minor), closing_minor, version)
-            for key, (debit_minor, credit_minor, closing_minor, version) in days.items()
-        ]
+def write_leg_sums(days: LegSums) -> WrittenDays:
+    """Write days, one at least, as `post_leg_sums_in_tx` sends them."""
+    books, accounts, currencies, dates = zip(*days, strict=True)
+    return (
+        *map(text_array, (books, accounts, currencies, dates)),
+        *map(integer_array, zip(*days.values(), strict=True)),
     )
 
 
-def post_leg_sums_in_tx(conn: Connection[Any], written: str) -> None:
+def post_leg_sums_in_tx(conn: Connection[Any], written: WrittenDays, lane: int) -> None:
     """Add written days to the lane's, in key order."""
-    conn.execute(POST, (written,))
+    conn.execute(POST, (lane, *written))
 
 
 def select_account_days(

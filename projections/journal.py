@@ -7,28 +7,44 @@ database refuses them otherwise). Order of the list: accounting date, position, 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import field
 from psycopg import Connection
 
 from accounting.voucher import Voucher, voucher_id_of
+from ledger.binary_copy import (
+    FALSE,
+    FIXED_MAX,
+    HEADER,
+    TRAILER,
+    TRUE,
+    copy_in_tx,
+    count_field,
+    date_field,
+    int4_field,
+    refusing,
+    text_field,
+    text_fields,
+)
 from ledger.errors import NotFound
 from projections.pages import Page, checked_limit, page_of, read_cursor
 
+# What many rows have in common comes first.
 COPY_VOUCHERS = """
-    COPY vouchers (position, ordinal, book_id, source_id, accounting_date, business_type,
-                   rule_id, ruleset_hash, corrects, business_date)
-    FROM STDIN
-"""
-COPY_LINES = """
-    COPY voucher_lines (position, ordinal, line_no, side, subject, currency, amount_minor,
-                        account, off_balance)
+    COPY vouchers (book_id, business_type, rule_id, ruleset_hash, accounting_date, business_date,
+                   position, ordinal, source_id, corrects)
     FROM STDIN (FORMAT BINARY)
 """
-LINE_TYPES = ("int8", "int4", "int4", "text", "text", "text", "int8", "text", "bool")
+COPY_LINES = """
+    COPY voucher_lines (side, subject, currency, line_no, off_balance,
+                        position, ordinal, amount_minor, account)
+    FROM STDIN (FORMAT BINARY)
+"""
 # A voucher as it is read; its number, once its day is cut, is looked up by its place.
 COLUMNS = """
     v.position, v.ordinal, v.book_id, v.source_id, v.accounting_date::text, v.business_type,
@@ -107,47 +123,73 @@ def decision_id_of(position: int) -> str:
     return f"decision:{position}"
 
 
-def insert_vouchers_in_tx(conn: Connection[Any], vouchers: Iterable[tuple[int, Voucher]]) -> None:
-    """Write vouchers, each with the position of its source, and all their lines."""
-    written = list(vouchers)
-    if not written:
-        return
-    with conn.cursor() as cursor:
-        with cursor.copy(COPY_VOUCHERS) as copy:
-            for position, v in written:
-                copy.write_row(
-                    (
-                        position,
-                        v.ordinal,
-                        v.book_id,
-                        v.source_id,
-                        v.accounting_date,
-                        v.business_type,
-                        v.rule_id,
-                        v.ruleset_hash,
-                        v.corrects,
-                        v.business_date,
-                    )
+class PackedVouchers(NamedTuple):
+    """Vouchers and all their lines, each as COPY takes them."""
+
+    vouchers: bytearray
+    lines: bytearray
+
+
+def pack_vouchers(entered: Iterable[tuple[int, Voucher]]) -> PackedVouchers | None:
+    """Pack vouchers, each with the position of its source; None without any. Pure."""
+    vouchers, lines = bytearray(HEADER), bytearray(HEADER)
+    with refusing():
+        for position, v in entered:
+            ordinal = v.ordinal
+            vouchers += _fixed_of_voucher(
+                v.book_id,
+                v.business_type,
+                v.rule_id,
+                v.ruleset_hash,
+                v.accounting_date,
+                v.business_date,
+            )
+            vouchers += _pack_place(8, position, 4, ordinal)
+            vouchers += text_field(v.source_id)
+            vouchers += text_field(v.corrects)
+            for line in v.lines:
+                lines += _fixed_of_line(
+                    line.side, line.subject, line.currency, line.line_no, line.off_balance
                 )
-        with cursor.copy(COPY_LINES) as copy:
-            copy.set_types(LINE_TYPES)
-            write = copy.write_row
-            for position, v in written:
-                ordinal = v.ordinal
-                for line in v.lines:
-                    write(
-                        (
-                            position,
-                            ordinal,
-                            line.line_no,
-                            line.side,
-                            line.subject,
-                            line.currency,
-                            line.amount_minor,
-                            line.account,
-                            line.off_balance,
-                        )
-                    )
+                lines += _pack_amount(8, position, 4, ordinal, 8, line.amount_minor)
+                lines += text_field(line.account)
+    if len(vouchers) == len(HEADER):
+        return None
+    vouchers += TRAILER
+    lines += TRAILER
+    return PackedVouchers(vouchers, lines)
+
+
+def insert_vouchers_in_tx(conn: Connection[Any], packed: PackedVouchers | None) -> None:
+    """Write packed vouchers and all their lines."""
+    if packed is not None:
+        copy_in_tx(conn, COPY_VOUCHERS, packed.vouchers)
+        copy_in_tx(conn, COPY_LINES, packed.lines)
+
+
+_pack_place = struct.Struct(">iqii").pack  # position and ordinal
+_pack_amount = struct.Struct(">iqiiiq").pack  # position, ordinal and amount
+
+
+@lru_cache(maxsize=FIXED_MAX)
+def _fixed_of_voucher(
+    book_id: str,
+    business_type: str,
+    rule_id: str,
+    ruleset_hash: str,
+    accounting_date: str,
+    business_date: str | None,
+) -> bytes:
+    texts = text_fields(book_id, business_type, rule_id, ruleset_hash)
+    return count_field(10) + texts + date_field(accounting_date) + date_field(business_date)
+
+
+@lru_cache(maxsize=FIXED_MAX)
+def _fixed_of_line(
+    side: str, subject: str, currency: str, line_no: int, off_balance: bool
+) -> bytes:
+    texts = text_fields(side, subject, currency)
+    return count_field(9) + texts + int4_field(4, line_no) + (TRUE if off_balance else FALSE)
 
 
 def select_vouchers(

@@ -11,10 +11,23 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
+from ledger.binary_copy import (
+    HEADER,
+    TRAILER,
+    copy_in_tx,
+    count_field,
+    int8_field,
+    text_field,
+    text_fields,
+)
 from ledger.events import OperationBooked
 from projections.pages import Page, checked_limit, page_of, read_cursor
 
-COPY = "COPY operation_orders (book_id, kind, order_number, operation_id, position) FROM STDIN"
+COPY = """
+    COPY operation_orders (book_id, kind, order_number, operation_id, position)
+    FROM STDIN (FORMAT BINARY)
+"""
+ROW_HEAD = count_field(5)
 SELECT = """
     SELECT r.kind, r.order_number, r.operation_id, r.position, o.business_type, o.status
     FROM operation_orders r
@@ -38,21 +51,28 @@ class OrderedOperation(msgspec.Struct, frozen=True):
     accounting_status: str
 
 
-def insert_orders_in_tx(
-    conn: Connection[Any], operations: Iterable[tuple[int, OperationBooked]]
-) -> None:
-    """Write the order numbers of newly claimed operations."""
-    rows = [
-        (operation.book_id, kind, number, operation.operation_id, position)
-        for position, operation in operations
-        if operation.orders is not None
-        for kind, number in order_numbers(operation)
-    ]
-    if not rows:
-        return
-    with conn.cursor() as cursor, cursor.copy(COPY) as copy:
-        for row in rows:
-            copy.write_row(row)
+def pack_orders(operations: Iterable[tuple[int, OperationBooked]]) -> bytearray | None:
+    """Pack the order numbers of operations, each with its position; None without any. Pure."""
+    packed = bytearray(HEADER)
+    for position, operation in operations:
+        if operation.orders is None:
+            continue
+        for kind, number in order_numbers(operation):
+            packed += ROW_HEAD
+            packed += text_fields(operation.book_id, kind)
+            packed += text_field(number)
+            packed += text_field(operation.operation_id)
+            packed += int8_field(8, position)
+    if len(packed) == len(HEADER):
+        return None
+    packed += TRAILER
+    return packed
+
+
+def insert_orders_in_tx(conn: Connection[Any], packed: bytearray | None) -> None:
+    """Write packed order numbers of newly claimed operations."""
+    if packed is not None:
+        copy_in_tx(conn, COPY, packed)
 
 
 def order_numbers(operation: OperationBooked) -> list[tuple[str, str]]:

@@ -8,13 +8,29 @@ together with them, in one transaction.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 from psycopg import Connection
 
+from ledger.binary_copy import (
+    FIXED_MAX,
+    HEADER,
+    NULL,
+    TRAILER,
+    copy_in_tx,
+    count_field,
+    date_field,
+    int8_field,
+    jsonb_field,
+    refusing,
+    text_field,
+    text_fields,
+)
 from projections.tables import json_rows
 
 OperationName = tuple[str, str]
@@ -43,7 +59,13 @@ CLAIM = f"""
     ON CONFLICT ON CONSTRAINT outcomes_pkey DO NOTHING
     RETURNING position
 """
-COPY_OUTCOMES = f"COPY outcomes ({COLUMNS}) FROM STDIN"
+# What many rows have in common comes first.
+COPY_OUTCOMES = """
+    COPY outcomes (book_id, business_type, status, rule_id, reason, business_date,
+                   ruleset_position, operation_id, position, attempt_position,
+                   detail, depends_on, waits_for, amounts)
+    FROM STDIN (FORMAT BINARY)
+"""
 UPDATE = f"""
     UPDATE outcomes AS old
     SET status = fresh.status, reason = fresh.reason, detail = fresh.detail,
@@ -150,23 +172,78 @@ def claim_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> set[int]:
     return {row[0] for row in conn.execute(CLAIM, (json_rows(outcomes),))}
 
 
-def claim_all_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> set[int]:
-    """Claim operations as `claim_in_tx` does, at a third of its cost, if every one is free.
+def claim_all_in_tx(
+    conn: Connection[Any], outcomes: Sequence[Outcome], packed: bytearray | None = None
+) -> set[int]:
+    """Claim operations as `claim_in_tx` does, at a fifth of its cost, if every one is free.
 
-    Raises UniqueViolation, and the transaction is lost, if one is not.
+    `packed` are the same, packed beforehand. Raises UniqueViolation, and the transaction is lost,
+    if one is not free.
     """
     if outcomes:
-        copy_outcomes_in_tx(conn, sorted(outcomes, key=_name_of))
+        insert_outcomes_in_tx(conn, packed or pack_outcomes(in_key_order(outcomes)))
     return {outcome.position for outcome in outcomes}
 
 
-def copy_outcomes_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> None:
-    """Write outcomes that nobody else has written, as it nearly always is."""
-    with conn.cursor() as cursor, cursor.copy(COPY_OUTCOMES) as copy:
-        for outcome in outcomes:
-            copy.write_row(
-                (*msgspec.structs.astuple(outcome)[:-1], bytes(outcome.amounts).decode())
+def in_key_order(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Order outcomes as their index does."""
+    return sorted(outcomes, key=_name_of)
+
+
+def insert_outcomes_in_tx(conn: Connection[Any], packed: bytearray) -> None:
+    """Write packed outcomes that nobody else has written, as it nearly always is."""
+    copy_in_tx(conn, COPY_OUTCOMES, packed)
+
+
+def pack_outcomes(outcomes: Iterable[Outcome]) -> bytearray:
+    """Pack outcomes for `insert_outcomes_in_tx`; pure."""
+    packed = bytearray(HEADER)
+    with refusing():
+        for each in outcomes:
+            packed += b"".join(
+                (
+                    _fixed(
+                        each.book_id,
+                        each.business_type,
+                        each.status,
+                        each.rule_id,
+                        each.reason,
+                        each.business_date,
+                        each.ruleset_position,
+                    ),
+                    text_field(each.operation_id),
+                    _pack_positions(8, each.position, 8, each.attempt_position),
+                    text_field(each.detail),
+                    text_field(each.depends_on),
+                    text_field(each.waits_for),
+                    jsonb_field(bytes(each.amounts)),
+                )
             )
+    packed += TRAILER
+    return packed
+
+
+_pack_positions = struct.Struct(">iqiq").pack  # the operation's, and where it was decided
+
+
+@lru_cache(maxsize=FIXED_MAX)
+def _fixed(
+    book_id: str,
+    business_type: str,
+    status: str,
+    rule_id: str | None,
+    reason: str | None,
+    business_date: str,
+    ruleset_position: int | None,
+) -> bytes:
+    return b"".join(
+        (
+            count_field(14),
+            text_fields(book_id, business_type, status, rule_id, reason),
+            date_field(business_date),
+            NULL if ruleset_position is None else int8_field(8, ruleset_position),
+        )
+    )
 
 
 def update_in_tx(conn: Connection[Any], outcomes: Sequence[Outcome]) -> None:
