@@ -11,9 +11,8 @@ import socket
 import sys
 import time
 
-import uvicorn
-
 from infra.app import build_app, uvicorn_config
+from infra.fair_listener import FairServer
 from infra.settings import load_settings
 from ledger.api import Reply
 from ledger.api_call import JSON_TYPES, Call
@@ -93,7 +92,8 @@ def main() -> None:
     settings = load_settings()
     app = build_app(settings, url)
     app.hot = {**app.hot, ("POST", EMPTY_PATH): answer_without_engine}
-    uvicorn.Server(uvicorn_config(settings, app)).run(sockets=[listener])
+    config = uvicorn_config(settings, app)
+    FairServer(config, processes=settings.processes).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -12,21 +12,22 @@ import threading
 from types import FrameType
 
 import structlog
-import uvicorn
 
 from infra.app import build_app, uvicorn_config
+from infra.fair_listener import FairServer
 from infra.settings import Settings
 
 log = structlog.get_logger("infra.api")
 
 
-class DrainingServer(uvicorn.Server):
+class DrainingServer(FairServer):
     """uvicorn with a notice before its own graceful shutdown."""
 
     def __init__(self, settings: Settings) -> None:
         self._app = build_app(settings)
         self._notice_s = settings.drain_notice_s
-        super().__init__(uvicorn_config(settings, self._app))
+        config = uvicorn_config(settings, self._app)
+        super().__init__(config, processes=settings.processes)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Turn not ready; leave when the notice is over, or at once when asked again."""
