@@ -29,6 +29,9 @@ class Taken(asyncio.Protocol):
         self.name = name
         self.count = 0
 
+    def held(self) -> int:
+        return self.count
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.count += 1
@@ -62,7 +65,7 @@ def test_callers_who_wait_are_spread_over_those_who_listen(listener: socket.sock
         callers = callers_of(listener, CALLERS)  # all wait before anybody wakes
         takers = [Taken(b"a"), Taken(b"b")]
         doors = [
-            FairListener(listener.dup(), lambda taker=taker: taker)  # type: ignore[misc]
+            FairListener(listener.dup(), lambda taker=taker: taker, taker.held)  # type: ignore[misc]
             for taker in takers
         ]
         heard = [await hear(caller) for caller in callers]
@@ -71,14 +74,14 @@ def test_callers_who_wait_are_spread_over_those_who_listen(listener: socket.sock
         return heard
 
     heard = asyncio.run(scene())
-    assert sorted(heard) == [b"a"] * (CALLERS // 2) + [b"b"] * (CALLERS // 2)
+    assert min(heard.count(b"a"), heard.count(b"b")) >= CALLERS // 3
 
 
 def test_who_has_closed_takes_no_more_and_leaves_it_to_the_other(listener: socket.socket) -> None:
     async def scene() -> list[bytes]:
         gone, stays = Taken(b"g"), Taken(b"s")
-        FairListener(listener.dup(), lambda: gone).close()
-        door = FairListener(listener.dup(), lambda: stays)
+        FairListener(listener.dup(), lambda: gone, gone.held).close()
+        door = FairListener(listener.dup(), lambda: stays, stays.held)
         heard = [await hear(caller) for caller in callers_of(listener, CALLERS)]
         door.close()
         assert gone.count == 0
@@ -94,7 +97,7 @@ def test_without_a_file_to_spare_it_waits_and_then_takes_who_waited(
         taker = Taken(b"t")
         [caller] = callers_of(listener, 1)
         counted = Counted(fileno=listener.detach())
-        door = FairListener(counted, lambda: taker)
+        door = FairListener(counted, lambda: taker, taker.held)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free_file(), hard))
         try:
