@@ -18,11 +18,10 @@ from psycopg import IsolationLevel
 
 from infra.audit import verify
 from ledger.heads import HEAD_COLUMNS, account_from_row
-from ledger.priority import after_postings, server_goes_after_postings
+from ledger.priority import BOOKS, after_postings, server_goes_after_postings
 
 READ_AT_ONCE = 1_000
 PAUSE_S = 0.05
-AUTOVACUUM_DELAY = "2ms"  # PostgreSQL's default of autovacuum_vacuum_cost_delay
 SELECT_ACCOUNTS = f"SELECT {HEAD_COLUMNS} FROM ledger.accounts ORDER BY account_id"
 SELECT_DAYS = """
     SELECT book_id, account, currency, business_date, lane, debit_minor, credit_minor, closing_minor
@@ -40,21 +39,15 @@ def audit(url: str) -> None:
 
 
 def read_accounts(url: str) -> None:
-    """Read every account and every account's days in one snapshot."""
-    with psycopg.connect(url) as conn:
+    """Read every account and every account's days in one snapshot, with the books' priority."""
+    with after_postings(BOOKS), psycopg.connect(url) as conn:
+        server_goes_after_postings(conn, BOOKS)
         conn.isolation_level = IsolationLevel.REPEATABLE_READ
         conn.read_only = True
         for account in _rows(conn, SELECT_ACCOUNTS):
             account_from_row(account)
         for _ in _rows(conn, SELECT_DAYS):
             pass
-
-
-def vacuum(url: str) -> None:
-    """Remove what is dead from every table, and bring the planner's statistics up to date."""
-    with psycopg.connect(url, autocommit=True) as conn:
-        conn.execute(f"SET vacuum_cost_delay = '{AUTOVACUUM_DELAY}'")
-        conn.execute("VACUUM (ANALYZE)")
 
 
 def _rows(conn: psycopg.Connection[Any], query: str) -> Any:
@@ -67,7 +60,6 @@ def _rows(conn: psycopg.Connection[Any], query: str) -> Any:
 KINDS: dict[str, Callable[[str], None]] = {
     "audit": audit,
     "accounts": read_accounts,
-    "vacuum": vacuum,
 }
 
 
