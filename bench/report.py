@@ -45,13 +45,23 @@ def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for part in parts:
         if _same_in(part) != _same_in(whole):
             raise ValueError(f"{_same_in(part)} and {_same_in(whole)} are not one run")
-        again = part["sections"].keys() & whole["sections"].keys()
-        if again:
-            raise ValueError(f"measured in two parts: {', '.join(sorted(again))}")
-        whole["sections"] |= part["sections"]
+        for title, section in part["sections"].items():
+            _join_section(title, whole["sections"].setdefault(title, _empty_section()), section)
         whole["aims"] += part["aims"]
         whole["elapsed_s"] += part["elapsed_s"]
     return whole
+
+
+def _empty_section() -> dict[str, Any]:
+    return {"subjects": {}, "notes": []}
+
+
+def _join_section(title: str, whole: dict[str, Any], section: dict[str, Any]) -> None:
+    again = section["subjects"].keys() & whole["subjects"].keys()
+    if again:
+        raise ValueError(f"measured in two parts: {title}: {', '.join(sorted(again))}")
+    whole["subjects"] |= section["subjects"]
+    whole["notes"] += [note for note in section["notes"] if note not in whole["notes"]]
 
 
 def _same_in(part: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from bench.report import BEGIN, END, joined, put_into_page
 
 
-def part(title: str, commit: str = "c1") -> dict[str, Any]:
+def part(title: str, commit: str = "c1", subject: str = "one") -> dict[str, Any]:
     """A part of a run with one figure and one aim."""
     return {
         "scale": "full",
@@ -18,7 +18,7 @@ def part(title: str, commit: str = "c1") -> dict[str, Any]:
         "elapsed_s": 60.0,
         "machine": {"processor": "2 x P", "Python": "3.11", "commit": commit, "load before": "0.1"},
         "sections": {
-            title: {"subjects": {"one": {"a second": {"median": 12.5}}}, "notes": ["so it is"]}
+            title: {"subjects": {subject: {"a second": {"median": 12.5}}}, "notes": ["so it is"]}
         },
         "aims": [{"aim": f"{title}: fast", "bound": "> 1", "value": 12.5, "met": True}],
     }
@@ -37,6 +37,12 @@ def test_parts_of_one_run_stand_on_the_page_together_and_nothing_else_changes(
     assert "A full run: 5 rounds, 2 minutes." in text
     for words in ("#### write", "#### read", "| one | 12.5 |", "| read: fast | > 1 | 12.5 | met |"):
         assert words in text
+
+
+def test_a_table_may_have_rows_of_two_parts() -> None:
+    section = joined([part("write"), part("write", subject="two")])["sections"]["write"]
+    assert list(section["subjects"]) == ["one", "two"]
+    assert section["notes"] == ["so it is"]
 
 
 @pytest.mark.parametrize(
