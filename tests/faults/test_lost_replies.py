@@ -32,7 +32,7 @@ def cut_replies(wire: CutWire, load: SeededLoad, *, of: str) -> None:
     """Lose replies to COMMIT one after the other, while posting goes on."""
     for _ in range(CUTS):
         before = wire.cuts
-        wire.cut_next_commit(of=of)
+        wire.cut_next_commit(of=of, under_lock=of == ENGINE)
         wait_until(lambda: wire.cuts > before, f"a COMMIT of {of}")  # noqa: B023
         load.wait_for_more(20)
 

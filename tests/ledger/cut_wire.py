@@ -3,7 +3,8 @@
 The wire is a Unix socket of its own beside the server's. Once `cut_next_commit` is called,
 the next reply `COMMIT` is swallowed and both ends are closed: the work is committed, and
 the client never learns it. `of` chooses whose: a part of how that client introduced itself, such as
-its application name.
+its application name. An engine also looks, many times a second in a test, for what is due, and
+commits that; such a commit is not cut, as only what is under the log's lock can be lost.
 """
 
 from __future__ import annotations
@@ -23,7 +24,21 @@ from tests.ledger.booking import Ledger, running_ledger
 
 SOCKET_NAME = ".s.PGSQL.5432"
 COMMITTED = (b"COMMIT\x00", b"appended\x00")  # the column of `ledger.append_batch`
+UNDER_LOCK = (b"enter_log", b"append_batch", b"pg_advisory_xact_lock")  # how the lock is asked for
 INTRODUCTION_BYTES = 500
+
+
+class Client:
+    """What a client of the wire has said."""
+
+    def __init__(self) -> None:
+        self.introduction = bytearray()
+        self.asked_for_lock = False  # since its last commit
+
+    def says(self, data: bytes) -> None:
+        """Note what it sends; the server has not seen it yet."""
+        self.introduction += data[: max(0, INTRODUCTION_BYTES - len(self.introduction))]
+        self.asked_for_lock = self.asked_for_lock or any(word in data for word in UNDER_LOCK)
 
 
 class CutWire:
@@ -34,6 +49,7 @@ class CutWire:
         self._server = str(Path(server_folder) / SOCKET_NAME)
         self._armed = 0
         self._of = b""
+        self._under_lock = True
         self._ends: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.socket(socket.AF_UNIX)
@@ -41,9 +57,10 @@ class CutWire:
         self._listener.listen()
         self._start(self._accept)
 
-    def cut_next_commit(self, times: int = 1, *, of: str = "") -> None:
-        """Swallow the next replies to COMMIT."""
+    def cut_next_commit(self, times: int = 1, *, of: str = "", under_lock: bool = True) -> None:
+        """Swallow the next replies to COMMIT, of transactions that asked for the log's lock."""
         self._of = of.encode()
+        self._under_lock = under_lock
         self._armed = times
 
     def close(self) -> None:
@@ -70,25 +87,29 @@ class CutWire:
             server = socket.socket(socket.AF_UNIX)
             server.connect(self._server)
             self._ends += [client, server]
-            said = bytearray()
-            self._start(self._forward, client, server, said, "requests")
-            self._start(self._forward, server, client, said, "replies")
+            of = Client()
+            self._start(self._forward, client, server, of, "requests")
+            self._start(self._forward, server, client, of, "replies")
 
-    def _forward(
-        self, source: socket.socket, target: socket.socket, said: bytearray, what: str
-    ) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, of: Client, what: str) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 if what == "requests":
-                    said += data[: max(0, INTRODUCTION_BYTES - len(said))]
-                elif self._armed and self._of in said and any(w in data for w in COMMITTED):
-                    self._armed -= 1
-                    self.cuts += 1
-                    break
+                    of.says(data)
+                elif any(word in data for word in COMMITTED):
+                    if self._is_to_be_cut(of):
+                        self._armed -= 1
+                        self.cuts += 1
+                        break
+                    of.asked_for_lock = False
                 target.sendall(data)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _is_to_be_cut(self, of: Client) -> bool:
+        wanted = of.asked_for_lock or not self._under_lock
+        return bool(self._armed) and self._of in of.introduction and wanted
 
 
 @contextlib.contextmanager
