@@ -18,7 +18,7 @@ from psycopg import IsolationLevel
 
 from infra.audit import verify
 from ledger.heads import HEAD_COLUMNS, account_from_row
-from ledger.priority import BOOKS, after_postings, server_goes_after_postings
+from ledger.priority import GivesWay, after_postings, server_goes_after_postings
 
 READ_AT_ONCE = 1_000
 PAUSE_S = 0.05
@@ -39,15 +39,17 @@ def audit(url: str) -> None:
 
 
 def read_accounts(url: str) -> None:
-    """Read every account and every account's days in one snapshot, with the books' priority."""
-    with after_postings(BOOKS), psycopg.connect(url) as conn:
-        server_goes_after_postings(conn, BOOKS)
+    """Read every account and its days in one snapshot; it gives way as an audit does."""
+    with after_postings(), psycopg.connect(url) as conn:
+        server_goes_after_postings(conn)
         conn.isolation_level = IsolationLevel.REPEATABLE_READ
         conn.read_only = True
+        gives_way = GivesWay()
         for account in _rows(conn, SELECT_ACCOUNTS):
             account_from_row(account)
+            gives_way.between()
         for _ in _rows(conn, SELECT_DAYS):
-            pass
+            gives_way.between()
 
 
 def _rows(conn: psycopg.Connection[Any], query: str) -> Any:

@@ -47,6 +47,7 @@ from consumers.resolution import (
 from ledger.audit_fold import AuditedEvent, Foreign, Proved
 from ledger.audit_verdict import differ
 from ledger.events import BookOpened, DayOpened, OperationBooked
+from ledger.priority import GivesWay
 from projections import audit as standing
 from projections import audit_sums, audit_tables
 from projections.audit_numbers import NUMBERS_CHECK, check_numbers
@@ -102,6 +103,7 @@ SELECT_WAITING = "SELECT position, waits_for FROM outcomes WHERE status = 'waiti
 
 def read_published(conn: Connection[Any], books: Books, last_id: int) -> None:
     """Let the books read a log that is being proved elsewhere, in the same snapshot."""
+    gives_way = GivesWay()
     for after in range(0, last_id, POSITIONS_PER_READ):
         through = min(after + POSITIONS_PER_READ, last_id)
         cursor = conn.execute(SELECT_PUBLISHED, (after, through), prepare=True, binary=True)
@@ -109,6 +111,7 @@ def read_published(conn: Connection[Any], books: Books, last_id: int) -> None:
             through,
             ((position, stream, _event(topic, state)) for position, stream, topic, state in cursor),
         )
+        gives_way.between()
 
 
 def _event(topic: str, state: bytes) -> AuditedEvent:

@@ -34,6 +34,7 @@ from ledger.audit_verdict import (
 from ledger.business_types import BusinessTypes, load_business_types
 from ledger.codec import Seal
 from ledger.interpreter import without_collector
+from ledger.priority import GivesWay
 
 __all__ = [
     "Difference",
@@ -132,6 +133,7 @@ def verify_in_tx(
         for reader in readers:
             reader.start(conn)
         total = _last_id(conn)
+        gives_way = GivesWay()
         with without_collector(), closing(chain.read_commits(conn, digest)) as read:
             for commit in read:
                 events = fold.read(commit)
@@ -141,6 +143,7 @@ def verify_in_tx(
                 commits += 1
                 if on_progress is not None:
                     on_progress(last.last_id, total)
+                gives_way.between()
         passed += LOG_CHECKS + ((chain.ANCHORED,) if digest is not None else ())
         compare_heads(conn, fold)
         passed.append(HEADS)

@@ -1,8 +1,11 @@
 """Work that can wait goes after postings: its process, and its server process where that is here.
 
 On a machine whose processors are all wanted an audit would take as much of them as the engine does.
-Invariant: only a priority is lowered; what is read and decided stays the same, and where it cannot
-be lowered (the server is on another machine, or another user's) the work goes on as it is.
+A low priority alone leaves it every moment in which the engine waits for the disk, and the engine
+then waits for its caches and its turn; so a pass over the whole log rests as well (`GivesWay`).
+Invariant: only a priority is lowered, or a pause made; what is read and decided stays the same, and
+where it cannot be lowered (the server is on another machine, or another user's) the work goes on as
+it is. Whatever gives way goes on: a rest has a bound.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,9 @@ from psycopg import Connection
 # Of a processor that all want, postings take 1, books about a third of that, the rest a tenth.
 BOOKS, NICENESS = 5, 10
 PEER = struct.Struct("3i")  # process, user, group
+PIECE_S = 0.02
+RESTS = 3  # times as long as it worked, so a pass takes four times as long on a full machine
+REST_S_MAX = 1.0
 
 
 @contextmanager
@@ -40,6 +47,44 @@ def server_goes_after_postings(conn: Connection[Any], niceness: int = NICENESS) 
     backend = conn.info.backend_pid
     if _listener(conn) == _parent(backend) != 0:
         _lower(backend, niceness)
+
+
+def processor_times() -> tuple[int, int] | None:
+    """Give the nanoseconds that this thread ran, and waited for a processor; None: nobody says."""
+    try:
+        ran, waited, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    except OSError:
+        return None
+    return int(ran), int(waited)
+
+
+class GivesWay:
+    """Lets a thread's work that goes after postings rest while others want the processors.
+
+    It rests once it has waited for a processor longer than it had one. Work whose priority nobody
+    lowered, and work on a system that does not tell, never rests. One per thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        times: Callable[[], tuple[int, int] | None] = processor_times,
+        clock: Callable[[], float] = time.monotonic,
+        rest: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._times, self._clock, self._rest = times, clock, rest
+        self._before = times() if os.getpriority(os.PRIO_PROCESS, 0) >= NICENESS else None
+        self._since = clock()
+
+    def between(self) -> None:
+        """Stand between two pieces of work, as small as you like."""
+        if self._before is None or self._clock() - self._since < PIECE_S:
+            return
+        worked_s = self._clock() - self._since
+        now = self._times()
+        if now is not None and now[1] - self._before[1] > now[0] - self._before[0]:
+            self._rest(min(RESTS * worked_s, REST_S_MAX))
+        self._before, self._since = self._times(), self._clock()
 
 
 def _lower(process: int, niceness: int) -> None:
