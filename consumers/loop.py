@@ -25,7 +25,7 @@ from consumers.group import SILENCE_S
 from consumers.results import insert_outbox_in_tx, results_producer, send_outbox
 from ledger.errors import LogCorrupt
 from ledger.interpreter import suit_batches
-from ledger.priority import BOOKS, server_goes_after_postings
+from ledger.priority import BOOKS, Waits, server_goes_after_postings
 from ledger.statuses import apply_results_in_tx
 from projections.positions import LanesChanged, select_lanes, select_log, stop_lane
 from projections.tables import connect_to
@@ -50,6 +50,7 @@ class ConsumerSettings(msgspec.Struct, frozen=True, kw_only=True):
     operations_max: int = 2000
     pause_s: float = 0.05
     gather_s: float = 0.02  # least time between two small polls: fewer, fuller transactions
+    gather_crowded_s: float = 0.1  # the same while it waits for processors longer than it has them
     retry_pause_s_max: float = 5.0
     silence_s: float = SILENCE_S  # what a silent consumer holds goes to others after so long
 
@@ -137,14 +138,17 @@ def _consume(
             producer = results_producer(settings.bootstrap) if on_kafka else None
             consumer = Consumer(conn, bus, deliver_in_tx=deliver, failpoint=failpoint)
             consumer.counts = counts
+            waits = Waits()
             with contextlib.closing(consumer):
                 while not stop.is_set():
                     began, done = time.monotonic(), counts.operations
                     consumer.step(settings.pause_s)
                     if producer is not None:
                         send_outbox(conn, producer, settings.results_topic)
+                    crowded = waits.longer_than_it_runs()
                     if counts.operations - done < settings.operations_max // 4:
-                        stop.wait(max(0.0, began + settings.gather_s - time.monotonic()))
+                        gather_s = settings.gather_crowded_s if crowded else settings.gather_s
+                        stop.wait(max(0.0, began + gather_s - time.monotonic()))
     finally:
         bus.close()
         if producer is not None:

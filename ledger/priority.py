@@ -58,11 +58,26 @@ def processor_times() -> tuple[int, int] | None:
     return int(ran), int(waited)
 
 
+class Waits:
+    """Tells whether a thread waits for processors; one per thread, made in it."""
+
+    def __init__(self, times: Callable[[], tuple[int, int] | None] = processor_times) -> None:
+        self._times = times
+        self._before = times()
+
+    def longer_than_it_runs(self) -> bool:
+        """Say whether since the last call it waited for a processor longer than it had one."""
+        before, self._before = self._before, self._times()
+        if before is None or self._before is None:
+            return False
+        return self._before[1] - before[1] > self._before[0] - before[0]
+
+
 class GivesWay:
     """Lets a thread's work that goes after postings rest while others want the processors.
 
     It rests once it has waited for a processor longer than it had one. Work whose priority nobody
-    lowered, and work on a system that does not tell, never rests. One per thread.
+    lowered, and work on a system that does not tell, never rests. One per thread, made in it.
     """
 
     def __init__(
@@ -72,19 +87,18 @@ class GivesWay:
         clock: Callable[[], float] = time.monotonic,
         rest: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._times, self._clock, self._rest = times, clock, rest
-        self._before = times() if os.getpriority(os.PRIO_PROCESS, 0) >= NICENESS else None
+        self._clock, self._rest = clock, rest
+        self._waits = Waits(times)
+        self._lowered = os.getpriority(os.PRIO_PROCESS, 0) >= NICENESS
         self._since = clock()
 
     def between(self) -> None:
         """Stand between two pieces of work, as small as you like."""
-        if self._before is None or self._clock() - self._since < PIECE_S:
+        if not self._lowered or (worked_s := self._clock() - self._since) < PIECE_S:
             return
-        worked_s = self._clock() - self._since
-        now = self._times()
-        if now is not None and now[1] - self._before[1] > now[0] - self._before[0]:
+        if self._waits.longer_than_it_runs():
             self._rest(min(RESTS * worked_s, REST_S_MAX))
-        self._before, self._since = self._times(), self._clock()
+        self._since = self._clock()
 
 
 def _lower(process: int, niceness: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 from consumers.consumer import Counts
 from consumers.loop import ConsumerSettings, run_consumer
 from infra.relay import RelaySettings, run_relay
+from ledger.priority import Waits
 from projections.positions import (
     assign_lanes,
     lock_lane_in_tx,
@@ -76,6 +77,36 @@ def test_a_failing_transaction_is_tried_again_until_it_passes(database_url: str)
     with running(run_consumer, settings, failpoint=fail_thrice):
         written.commit(written.recharge("one"))
         wait_until(lambda: statuses(database_url), "the fourth try passes")
+
+
+class Turns(threading.Event):
+    """Ends after some turns; a pause is noted, not made."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__()
+        self.left = turns
+        self.pauses_s: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.pauses_s.append(timeout or 0.0)
+        self.left -= 1
+        if self.left == 0:
+            self.set()
+        return self.is_set()
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_a_consumer_that_waits_for_processors_makes_fewer_and_fuller_transactions(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, crowded: bool
+) -> None:
+    monkeypatch.setattr(Waits, "longer_than_it_runs", lambda _self: crowded)
+    WrittenLog(database_url).publish()
+    turns = Turns(3)
+    settings = ConsumerSettings(
+        database_url=database_url, pause_s=0.001, gather_s=0.0, gather_crowded_s=1_000.0
+    )
+    run_consumer(settings, turns)
+    assert [pause_s > 900 for pause_s in turns.pauses_s] == [crowded] * 3
 
 
 def test_a_consumer_of_a_corrupt_log_says_so_on_its_lane(database_url: str) -> None:

@@ -20,6 +20,7 @@ from ledger.priority import (
     REST_S_MAX,
     RESTS,
     GivesWay,
+    Waits,
     after_postings,
     processor_times,
     server_goes_after_postings,
@@ -146,6 +147,17 @@ def test_work_rests_when_it_waited_longer_than_it_worked() -> None:
 
     in_a_thread(work)
     assert machine.rests == [pytest.approx(0.05 * RESTS), REST_S_MAX]
+
+
+def test_waiting_is_told_since_the_last_question() -> None:
+    machine = Machine()
+    waits = Waits(lambda: (machine.ran_ns, machine.waited_ns))
+    said = []
+    for ran_s, waited_s in ((0.1, 0.2), (0.2, 0.1), (0.1, 0.1), (0.0, 0.01)):
+        machine.work(ran_s, waited_s)
+        said.append(waits.longer_than_it_runs())
+    assert said == [True, False, False, True]
+    assert not Waits(lambda: None).longer_than_it_runs()
 
 
 def test_small_pieces_are_counted_together() -> None:
