@@ -102,6 +102,9 @@ def main(
     started = time.monotonic()
     with Place(folder) as place:
         machine = machine_description(place.url, place.folder)
+        if not quick:
+            files = place.make_wal_files()
+            machine["WAL files"] = f"{files} there before, as on a server that has run for a day"
         _print_machine(console, machine)
         for name in names:
             before = sheet.sizes()

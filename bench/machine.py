@@ -11,7 +11,10 @@ from pathlib import Path
 import psycopg
 
 LIBRARIES = ("eventsourcing", "psycopg", "msgspec", "uvicorn", "fastapi", "kafka-python")
-SETTINGS = ("shared_buffers", "wal_buffers", "max_wal_size", "fsync", "synchronous_commit", "jit")
+SETTINGS = (
+    *("shared_buffers", "wal_buffers", "min_wal_size", "max_wal_size"),
+    *("fsync", "synchronous_commit", "jit"),
+)
 
 
 def machine_description(url: str, folder: Path) -> dict[str, str]:

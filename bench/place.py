@@ -44,6 +44,11 @@ OPEN_DATE = dt.date(2026, 1, 1)
 SUBJECT = "2001.01"
 TEMPLATE = "bench_template"
 SETUP_BATCH = 1_000
+END_WAL_FILE = "SELECT pg_logical_emit_message(false, 'bench', 'in this file'), pg_switch_wal()"
+KEPT_WAL_FILES = """
+    SELECT pg_size_bytes(current_setting('min_wal_size'))
+           / pg_size_bytes(current_setting('wal_segment_size'))
+"""
 CATCH_UP_S = 120.0
 
 
@@ -75,6 +80,19 @@ class Place:
     def url(self) -> str:
         """A database of the server that no benchmark uses."""
         return self._server.url_of("postgres")
+
+    def make_wal_files(self) -> int:
+        """Let the server have all WAL files that it keeps; return how many.
+
+        One that has run for a day writes over old files. A fresh one makes each as it comes to it,
+        and whoever posts then waits: at half of the maximum that doubles the p99.
+        """
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            files = scalar(conn, KEPT_WAL_FILES)
+            for _ in range(files):
+                conn.execute(END_WAL_FILE)
+            conn.execute("CHECKPOINT")
+            return scalar(conn, "SELECT count(*) FROM pg_ls_waldir()")
 
     def database(self, purpose: str) -> str:
         """Return the URL of a fresh copy of the template."""

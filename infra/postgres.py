@@ -285,6 +285,9 @@ def tuned_settings(data_dir: Path) -> dict[str, str]:
         "shared_buffers": f"{max(shared_mib, 64)}MB",
         "wal_buffers": "64MB" if shared_mib >= 512 else "16MB",
         "max_wal_size": f"{wal_mib}MB",
+        # About what it writes between two checkpoints. Whoever comes to the end of a WAL file and
+        # finds no old one to write over makes one, and meanwhile all commits wait: tens of ms.
+        "min_wal_size": f"{wal_mib // 2}MB",
         "checkpoint_timeout": "15min",
         "max_connections": "200",
         "jit": "off",

@@ -15,7 +15,7 @@ import pytest
 from infra.postgres import EmbeddedPostgres, embedded_postgres, migrate
 
 TEMPLATE = "daybook_template"
-SMALL = {"shared_buffers": "256MB", "max_wal_size": "1GB"}
+SMALL = {"shared_buffers": "256MB", "min_wal_size": "80MB", "max_wal_size": "1GB"}
 DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
 _numbers = itertools.count(1)
 

@@ -26,7 +26,7 @@ from tests.e2e.conftest import system_settings
 from tests.e2e.load import Load, client_of, open_customer, recharge, times_booked
 from tests.waiting import wait_until
 
-SMALL = {"shared_buffers": "64MB", "max_wal_size": "256MB"}
+SMALL = {"shared_buffers": "64MB", "min_wal_size": "80MB", "max_wal_size": "256MB"}
 PAGE = Path(infra.__file__).parent / "backup.md"
 
 

@@ -23,7 +23,7 @@ from tests.e2e.conftest import Running, system_settings
 from tests.e2e.load import Load, client_of, open_customer, recharge, times_booked
 from tests.waiting import wait_until
 
-SMALL = {"shared_buffers": "128MB", "max_wal_size": "512MB"}
+SMALL = {"shared_buffers": "128MB", "min_wal_size": "80MB", "max_wal_size": "512MB"}
 
 
 def ends(pid: int) -> bool:

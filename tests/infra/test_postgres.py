@@ -18,7 +18,7 @@ from infra.postgres import EmbeddedPostgres, PostgresUnavailable, embedded_postg
 from infra.postgres_guard import is_alive, postmaster_pid
 from tests.waiting import wait_until
 
-SMALL = {"shared_buffers": "64MB", "max_wal_size": "256MB"}
+SMALL = {"shared_buffers": "64MB", "min_wal_size": "80MB", "max_wal_size": "256MB"}
 ROOT = Path(__file__).parents[2]
 HOLD_AND_WAIT = """
 import sys

@@ -34,7 +34,7 @@ STEPS_PER_CALLER = 60
 AUDIT_EVERY = 3
 PATIENCE_S = 120.0
 RUNNING = "operation_running"
-SMALL = {"shared_buffers": "256MB", "max_wal_size": "1GB"}
+SMALL = {"shared_buffers": "256MB", "min_wal_size": "80MB", "max_wal_size": "1GB"}
 Say = Callable[[str], None]
 
 
