@@ -1,14 +1,12 @@
 """Bridges from the event loop: to the engine's thread, and to threads that read the database.
 
 Invariant: a caller that hangs up disturbs nobody; the engine's thread never waits for the
-loop. Results of a batch cross over together: the first finished ticket wakes the loop, the
-others ride along.
+loop. Results of a batch cross over together (`ledger/crossing.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from ledger.admission import Admission
+from ledger.crossing import Crossing
 from ledger.errors import InvalidRequest, LedgerError, StoreUnavailable
 from ledger.job import Job
 from ledger.operation import Result
@@ -52,13 +51,13 @@ class EngineBridge:
         self._loop: asyncio.AbstractEventLoop
         self._waiting: dict[Ticket, tuple[Waiting, float]] = {}
         self._coming: list[Ticket] = []
-        self._done: deque[Ticket] = deque()
-        self._woken = False
+        self._crossing = Crossing(self._deliver)
         self._watch: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Bind to the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._crossing.start()
         self._watch = self._loop.call_later(LOOK_S, self._give_up_overdue)
 
     def close(self) -> None:
@@ -74,7 +73,7 @@ class EngineBridge:
         if not let_in:
             self.admission.admit(job)
         future: Waiting = self._loop.create_future()
-        ticket = Ticket(job, self._on_done)
+        ticket = Ticket(job, self._crossing.add)
         self._waiting[ticket] = (future, self._loop.time() + self._patience_s)
         self.admission.taken(ticket)
         if not self._coming:
@@ -87,17 +86,7 @@ class EngineBridge:
         coming, self._coming = self._coming, []
         self.engine.take(coming)
 
-    def _on_done(self, ticket: Ticket) -> None:
-        """Runs in the engine's thread."""
-        self._done.append(ticket)
-        if not self._woken:
-            self._woken = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-                self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._woken = False  # before the deque is emptied: what comes later wakes again
-        done = self._done
+    def _deliver(self, done: deque[Ticket]) -> None:
         while done:
             ticket = done.popleft()
             self.admission.settled(ticket)

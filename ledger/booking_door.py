@@ -7,7 +7,6 @@ that line lasts; a line that ends disturbs nobody, and what it asked for is book
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections import deque
@@ -16,6 +15,7 @@ from typing import cast
 
 import msgspec
 
+from ledger.crossing import Crossing
 from ledger.engine import Engine
 from ledger.errors import LedgerError
 from ledger.handover import (
@@ -66,16 +66,15 @@ class Door:
         self.log = log
         self._engine = engine
         self._peers: set[Peer] = set()
-        self._done: deque[HandedTicket] = deque()
-        self._woken = False
-        self._loop: asyncio.AbstractEventLoop
+        self._crossing = Crossing(self._deliver)
         self._server: asyncio.Server | None = None
 
     async def open(self, path: Path, reachable: str) -> None:
         """Listen at a path, named so that it is short; who listened there before is gone."""
-        self._loop = asyncio.get_running_loop()
+        self._crossing.start()
         listener = _listener_at(path, reachable)
-        self._server = await self._loop.create_unix_server(lambda: Peer(self), sock=listener)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Peer(self), sock=listener)
 
     def close(self) -> None:
         """Let nobody in any more; those who are in stay."""
@@ -84,7 +83,7 @@ class Door:
 
     def hang_up(self) -> None:
         """End all lines, when all that is done is told."""
-        self._deliver()
+        self._crossing.deliver()
         for peer in list(self._peers):
             peer.transport.close()
 
@@ -104,15 +103,9 @@ class Door:
 
     def settled(self, ticket: Ticket) -> None:
         """Runs in the engine's thread, or where the engine refused."""
-        self._done.append(cast("HandedTicket", ticket))
-        if not self._woken:
-            self._woken = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended: the line with it
-                self._loop.call_soon_threadsafe(self._deliver)
+        self._crossing.add(cast("HandedTicket", ticket))
 
-    def _deliver(self) -> None:
-        self._woken = False  # before the deque is emptied: what comes later wakes again
-        done = self._done
+    def _deliver(self, done: deque[HandedTicket]) -> None:
         told: dict[Peer, list[bytes]] = {}
         while done:
             ticket = done.popleft()
