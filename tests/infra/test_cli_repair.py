@@ -146,7 +146,8 @@ def test_a_dry_run_prints_the_lines_it_would_make_in_major_units(daybook: Dayboo
     parked = daybook(*mine, "--dry-run")
     assert parked.code == ExitCode.NO
     assert "1 would be tried: 1 parked no_rule" in parked.out
-    daybook("rules", "publish", "--with", VOUCHER_SALE)
+    published = daybook("rules", "publish", "--with", VOUCHER_SALE, "--json").json
+    daybook("trial-balance", "--min-position", str(published["position"]))
 
     dry = daybook(*mine, "--dry-run")
 
